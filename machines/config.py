@@ -1,0 +1,335 @@
+"""The configuration tree: frozen, validated when made, with the original's names in Python spelling.
+
+Durations are floats in seconds, sizes are integers in bytes. A wrong value raises ``ConfigurationError``
+that names the key, the value and what is allowed; where a value came from (an argument, the environment,
+a file) is added by whoever read it there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from devpipe.machines.errors import ConfigurationError
+
+__all__ = [
+    "BreakerConfig",
+    "FailoverConfig",
+    "FolderConfig",
+    "HttpConfig",
+    "LifecycleConfig",
+    "PipeConfig",
+    "SelectionWeights",
+    "ServerConfig",
+    "WebSocketConfig",
+]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def _check(ok: bool, key: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ConfigurationError(f"{key} = {value!r} is not allowed: give {allowed}")
+
+
+def _positive(key: str, value: float) -> None:
+    _check(_is_number(value) and 0 < value < float("inf"), key, value, "a number above 0")
+
+
+def _count(key: str, value: int, least: int = 1) -> None:
+    _check(
+        isinstance(value, int) and not isinstance(value, bool) and value >= least,
+        key,
+        value,
+        f"an integer of at least {least}",
+    )
+
+
+def _share(key: str, value: float) -> None:
+    _check(_is_number(value) and 0 <= value <= 1, key, value, "a number from 0 to 1")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerConfig:
+    """When a circuit breaker opens, and how it finds out that it may close.
+
+    It opens after ``failure_threshold`` failures inside ``monitoring_period`` seconds, or, where they are
+    configured, when ``failure_rate`` or ``slow_call_rate`` (shares of 1) is reached over at least
+    ``minimum_calls`` calls of the same period; a call is slow from ``slow_call_seconds`` on.
+    After ``reset_timeout`` seconds it leases ``half_open_max_calls`` permits; ``half_open_successes``
+    successes close it. A leased permit that has not come back after ``permit_timeout`` seconds is a failure.
+    """
+
+    failure_threshold: int = 5
+    monitoring_period: float = 10.0
+    reset_timeout: float = 30.0
+    half_open_max_calls: int = 1
+    half_open_successes: int = 1
+    permit_timeout: float = 30.0
+    failure_rate: float | None = None
+    slow_call_rate: float | None = None
+    slow_call_seconds: float = 10.0
+    minimum_calls: int = 20
+
+    def __post_init__(self) -> None:
+        _count("breaker.failure_threshold", self.failure_threshold)
+        _positive("breaker.monitoring_period", self.monitoring_period)
+        _positive("breaker.reset_timeout", self.reset_timeout)
+        _count("breaker.half_open_max_calls", self.half_open_max_calls)
+        _count("breaker.half_open_successes", self.half_open_successes)
+        _positive("breaker.permit_timeout", self.permit_timeout)
+        _positive("breaker.slow_call_seconds", self.slow_call_seconds)
+        _count("breaker.minimum_calls", self.minimum_calls)
+        for key, value in (("failure_rate", self.failure_rate), ("slow_call_rate", self.slow_call_rate)):
+            if value is not None:
+                _share(f"breaker.{key}", value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifecycleConfig:
+    """How a transport dials, proves itself, notices silence, and waits before it dials again (seconds)."""
+
+    connect_timeout: float = 10.0
+    proof_timeout: float = 5.0
+    retry_attempts: int = 3  #: dials without a proof before the transport counts as blocked
+    backoff_initial: float = 1.0
+    backoff_factor: float = 1.5
+    backoff_max: float = 10.0
+    blocked_initial: float = 30.0
+    blocked_max: float = 600.0
+    young_seconds: float = 5.0  #: lost so soon after its proof, with no useful message: it died young
+    young_limit: int = 3
+    probation_period: float = 5.0
+    silence_ping: float = 3.0  #: a call has waited so long without a sign of life: ping
+    silence_answer: float = 2.0  #: and so long the ping may stay unanswered
+    heartbeat_interval: float = 30.0
+    heartbeat_answer: float = 5.0
+    close_timeout: float = 2.0
+
+    def __post_init__(self) -> None:
+        for key in self.__slots__:
+            value = getattr(self, key)
+            if key in ("retry_attempts", "young_limit"):
+                _count(key, value)
+            else:
+                _positive(key, value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionWeights:
+    """How much each term of a transport's score weighs (the original's selection criteria)."""
+
+    latency_weight: float = 0.3
+    reliability_weight: float = 0.4
+    capability_weight: float = 0.2
+    cost_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        for key in self.__slots__:
+            _share(f"selection.{key}", getattr(self, key))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailoverConfig:
+    """When the active transport changes (seconds, and score differences from 0 to 1)."""
+
+    fallback_chain: tuple[str, ...] = ("websocket", "http", "folder")
+    auto_failover: bool = True
+    auto_upgrade: bool = True
+    standby: bool = True  #: keep the transports that are not active connected and proven
+    preference_delay: float = 0.15  #: at the start, wait so long for a better one in the chain
+    min_stay: float = 5.0
+    lead: float = 0.1  #: a lead in score under this changes nothing
+    upgrade_timeout: float = 10.0
+    ejection_initial: float = 5.0
+    ejection_max: float = 300.0
+    forgiven_after: float = 300.0  #: so long without a loss, and the ejection starts small again
+    drain_timeout: float = 30.0
+    hold_initial: float = 1.0  #: the shared backoff when the server itself is down
+    hold_factor: float = 1.5
+    hold_max: float = 10.0
+
+    def __post_init__(self) -> None:
+        _check(
+            isinstance(self.fallback_chain, tuple)
+            and len(set(self.fallback_chain)) == len(self.fallback_chain) > 0,
+            "fallback_chain",
+            self.fallback_chain,
+            "the types of transports, each once, best first",
+        )
+        for key in (
+            "preference_delay",
+            "min_stay",
+            "upgrade_timeout",
+            "ejection_initial",
+            "ejection_max",
+            "forgiven_after",
+            "drain_timeout",
+            "hold_initial",
+            "hold_factor",
+            "hold_max",
+        ):
+            _positive(f"failover.{key}", getattr(self, key))
+        _share("failover.lead", self.lead)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSocketConfig:
+    """The WebSocket transport. ``max_message_bytes`` bounds what is sent and what is taken."""
+
+    path: str = "/devpipe/ws"
+    max_message_bytes: int = 1 * MIB
+    max_queue_bytes: int = 16 * MIB  #: bytes that wait to be written; more is refused with QueueFull
+    fragment_bytes: int = 64 * KIB  #: larger messages go in pieces of this size, so that pings pass between
+    cost: float = 0.1
+
+    def __post_init__(self) -> None:
+        _path("websocket.path", self.path)
+        _count("websocket.max_message_bytes", self.max_message_bytes)
+        _count("websocket.max_queue_bytes", self.max_queue_bytes)
+        _count("websocket.fragment_bytes", self.fragment_bytes, 126)
+        _share("websocket.cost", self.cost)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConfig:
+    """The HTTP transport: requests over ``max_connections``, pushes over a stream of its own."""
+
+    prefix: str = "/devpipe"
+    health_path: str = "/health"
+    enable_sse: bool = True
+    max_connections: int = 10
+    keep_alive: bool = True
+    max_message_bytes: int = 10 * MIB
+    queue_size: int = 1000
+    stream_proof_timeout: float = 5.0  #: no first event on the stream by then: a proxy buffers it, so poll
+    poll_hold: float = 20.0
+    cost: float = 0.2
+
+    def __post_init__(self) -> None:
+        _path("http.prefix", self.prefix)
+        _path("http.health_path", self.health_path)
+        _count("http.max_connections", self.max_connections)
+        _count("http.max_message_bytes", self.max_message_bytes)
+        _count("http.queue_size", self.queue_size)
+        _positive("http.stream_proof_timeout", self.stream_proof_timeout)
+        _positive("http.poll_hold", self.poll_hold)
+        _share("http.cost", self.cost)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderConfig:
+    """The shared folder. ``rescan_interval``: how often the listing, which is the truth, is read (seconds)."""
+
+    max_message_bytes: int = 10 * MIB
+    queue_size: int = 1000  #: requests written and not yet answered
+    rescan_interval: float = 1.0
+    polling: bool = False  #: for network file systems, where no notification arrives
+    durability: str = "none"  #: none | file | full: which fsyncs stand between a write and its name
+    orphan_age: float = 3600.0  #: our own leftovers are swept when they are older
+    allow_shared: bool = False  #: take a folder that others may write
+    cost: float = 0.3
+
+    def __post_init__(self) -> None:
+        _count("folder.max_message_bytes", self.max_message_bytes)
+        _count("folder.queue_size", self.queue_size)
+        _positive("folder.rescan_interval", self.rescan_interval)
+        _check(
+            self.durability in ("none", "file", "full"),
+            "folder.durability",
+            self.durability,
+            "none, file or full",
+        )
+        _positive("folder.orphan_age", self.orphan_age)
+        _share("folder.cost", self.cost)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipeConfig:
+    """Everything about one pipe.
+
+    ``timeout`` is the default time a ``send`` may take; ``connect_timeout`` how long ``connect`` waits for the
+    first proven transport; ``health_interval`` how often each idle transport is probed; all in seconds.
+    """
+
+    server_url: str | None = None
+    folder: str | None = None
+    timeout: float = 30.0
+    retry_attempts: int = 3
+    connect_timeout: float = 10.0
+    close_timeout: float = 2.0
+    health_interval: float = 30.0
+    queue_size: int = 1000  #: messages that wait for a transport; more is refused with QueueFull
+    push_queue_size: int = 1000  #: pushes that wait for one receive(); more becomes a Gap there
+    debug: bool = False
+    websocket: WebSocketConfig = field(default_factory=WebSocketConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
+    folder_options: FolderConfig = field(default_factory=FolderConfig)
+    breaker: BreakerConfig = field(default_factory=BreakerConfig)
+    lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
+    failover: FailoverConfig = field(default_factory=FailoverConfig)
+    selection: SelectionWeights = field(default_factory=SelectionWeights)
+
+    def __post_init__(self) -> None:
+        for key in ("timeout", "connect_timeout", "close_timeout", "health_interval"):
+            _positive(key, getattr(self, key))
+        _count("retry_attempts", self.retry_attempts)
+        _count("queue_size", self.queue_size)
+        _count("push_queue_size", self.push_queue_size)
+        if self.server_url is None and self.folder is None:
+            raise ConfigurationError("neither server_url nor folder is given: give one of them, or both")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Everything about one server. ``hold`` and ``accept_after`` in seconds; limits in counts and bytes."""
+
+    prefix: str = "/devpipe"
+    health_path: str = "/health"
+    max_message_bytes: int = 10 * MIB
+    websocket_max_message_bytes: int = 1 * MIB
+    hold: float = 20.0  #: a POST is answered with 202 after so long, and its reply comes on the stream
+    accept_after: float = 1.0  #: a call that runs longer is announced with ``accepted``
+    keep_alive: float = 10.0  #: a comment on an idle stream that often, a beat in the folder too
+    handler_timeout: float = 300.0
+    max_sessions: int = 10_000
+    max_replies: int = 1000  #: replies remembered per session
+    max_reply_bytes: int = 16 * MIB  #: and their bytes, per session
+    max_pushes: int = 1000  #: pushes remembered per session
+    max_push_bytes: int = 4 * MIB
+    max_running: int = 1000  #: handlers that run at once, over all sessions
+    max_streams: int = 1000
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    allowed_origins: tuple[str, ...] = ()
+    session_ttl: float = 3600.0  #: a session nobody has used for so long is forgotten, and then refused
+
+    def __post_init__(self) -> None:
+        _path("server.prefix", self.prefix)
+        _path("server.health_path", self.health_path)
+        for key in (
+            "max_message_bytes",
+            "websocket_max_message_bytes",
+            "max_sessions",
+            "max_replies",
+            "max_reply_bytes",
+            "max_pushes",
+            "max_push_bytes",
+            "max_running",
+            "max_streams",
+        ):
+            _count(f"server.{key}", getattr(self, key))
+        for key in ("hold", "accept_after", "keep_alive", "handler_timeout", "session_ttl"):
+            _positive(f"server.{key}", getattr(self, key))
+
+
+def _path(key: str, value: str) -> None:
+    _check(
+        isinstance(value, str) and value.startswith("/") and not any(c in value for c in " ?#\r\n"),
+        key,
+        value,
+        "a path that begins with / and has no query",
+    )
