@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 import time
@@ -9,7 +10,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 import anyio
-import sniffio
+
+from devpipe.adapters.waiter import in_trio
 
 __all__ = ["Clock", "Dice", "SystemClock", "SystemDice"]
 
@@ -41,13 +43,11 @@ class SystemClock:
 
     def __init__(self) -> None:
         self.now: Callable[[], float]
-        if sniffio.current_async_library() == "trio":
+        if in_trio():
             import trio
 
             self.now = trio.current_time
         else:
-            import asyncio
-
             self.now = asyncio.get_running_loop().time
 
     def wall(self) -> float:
