@@ -151,7 +151,10 @@ class Driver:
             if failure is not None:  # first the news, so that others can take over, then the goodbye
                 self.post(Failed(generation=generation, failure=failure, jitter=self._dice.jitter()))
             with anyio.CancelScope(shield=True), anyio.move_on_after(GOODBYE):
-                await link.aclose("done" if failure is None else failure.reason)
+                try:
+                    await link.aclose("done" if failure is None else failure.reason)
+                except Exception:  # the contract forbids it; a bug here must not take the pipe down
+                    self._log.exception("bug in closing the link of %s", self.lifecycle.name)
             self._scopes.pop(generation, None)
         if failure is None:
             self.post(LinkClosed(generation=generation))

@@ -47,7 +47,9 @@ class Listeners:
         Raises ``ConfigurationError`` if there is no such event.
         """
         if name not in self._names:
-            raise ConfigurationError(f"no event is called {name!r}: there are {', '.join(sorted(self._names))}")
+            raise ConfigurationError(
+                f"no event is called {name!r}: there are {', '.join(sorted(self._names))}"
+            )
         mailbox = _Mailbox(listener, self._log)
         self._mailboxes[name].append(mailbox)
         if self._tasks is not None:

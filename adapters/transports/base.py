@@ -1,0 +1,535 @@
+"""A transport: one lifecycle, one breaker, one link at a time, and the calls that are on it now.
+
+The correlation of replies belongs to whoever owns the calls (a pipe over all its transports, or ``Solo`` for one
+transport used alone): the owner is told of each reply and of each attempt that came back without one. A transport
+never repeats a message.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from devpipe.adapters.driver import Driver
+from devpipe.adapters.listeners import Listener, Listeners
+from devpipe.adapters.metrics import TransportMetrics
+from devpipe.adapters.ports.clock import Clock, Dice
+from devpipe.adapters.transports.host import Host
+from devpipe.adapters.transports.link import Capabilities, Link, LinkHost, Terms
+from devpipe.machines.breaker import CircuitBreaker
+from devpipe.machines.config import BreakerConfig, LifecycleConfig
+from devpipe.machines.decisions.health import HealthStatus
+from devpipe.machines.errors import CircuitOpen, FailureKind, MessageTooLarge, TransportError
+from devpipe.machines.events import (
+    Connected,
+    Disconnected,
+    ErrorOccurred,
+    Event,
+    HealthChecked,
+    Reconnecting,
+)
+from devpipe.machines.inputs import (
+    CallsWaiting,
+    Connect,
+    Destroy,
+    Disconnect,
+    Drained,
+    Failed,
+    Failure,
+    Initialize,
+    LifecycleInput,
+    Resumed,
+)
+from devpipe.machines.lifecycle import Lifecycle, LifecycleState
+from devpipe.machines.message import Priority
+from devpipe.machines.protocols.calls import Call, Calls
+from devpipe.machines.protocols.envelope import Envelope, encode_payload, encode_request
+from devpipe.machines.protocols.session import ClientSession, HelloAnswer
+
+__all__ = ["HealthCheckResult", "HealthReport", "Owner", "Transport", "TransportType"]
+
+#: The names of a transport's events, for ``on``.
+EVENTS = frozenset({"connected", "disconnected", "message", "error", "health_check", "reconnecting"})
+#: A health check takes at most this long (seconds).
+HEALTH_CHECK = 5.0
+
+
+class TransportType(str, Enum):
+    """The transports that come with devpipe. Others have names of their own: a type is just a string."""
+
+    MEMORY = "memory"
+    WEBSOCKET = "websocket"
+    HTTP = "http"
+    FOLDER = "folder"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheckResult:
+    """How one probe went. ``latency`` in seconds, ``timestamp`` in seconds since 1970."""
+
+    success: bool
+    latency: float
+    timestamp: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthReport:
+    """The health of a transport now; times in seconds, ``error_rate`` over the breaker's window."""
+
+    status: HealthStatus
+    last_check: float | None
+    latency: float
+    error_rate: float
+    consecutive_failures: int
+    uptime: float
+
+
+class Owner(Protocol):
+    """Who owns the calls that a transport carries. Nothing here blocks."""
+
+    calls: Calls
+    session: ClientSession
+
+    def control_id(self) -> str:
+        """An id for a message that is no call (hello, ping, attach, cancel)."""
+        ...
+
+    def replied(self, call: Call, envelope: Envelope, transport: Transport) -> None:
+        """The reply to a call that was open; it is out of the table now."""
+        ...
+
+    def returned(self, call: Call, failure: Failure, transport: Transport) -> None:
+        """An attempt came back without a reply. The call is still open, its attempt folded into its outcome."""
+        ...
+
+    def pushed(self, envelope: Envelope, transport: Transport) -> None:
+        """A push, or another message that answers nothing."""
+        ...
+
+    def greeted(self, transport: Transport, answer: HelloAnswer) -> bool:
+        """A server answered hello. True if calls may go to it under our session."""
+        ...
+
+    def attached(self, transport: Transport, envelope: Envelope) -> None:
+        """The server's answer to ``attach``."""
+        ...
+
+    def released(self, call: Call) -> None:
+        """A reply to an earlier attempt ended the call: give the present attempt's place and permit back."""
+        ...
+
+    def happened(self, transport: Transport, event: Event) -> None:
+        """An event of the transport or of its breaker."""
+        ...
+
+
+class Transport:
+    """One way to the server. Made by a factory of its kind; used by a pipe, or alone through ``Solo``."""
+
+    def __init__(
+        self,
+        type: str,
+        *,
+        make_link: Callable[[], Link],
+        capabilities: Capabilities,
+        owner: Owner,
+        clock: Clock,
+        dice: Dice,
+        lifecycle: LifecycleConfig | None = None,
+        breaker: BreakerConfig | None = None,
+    ) -> None:
+        self.type = type
+        self.id = f"{type}-{dice.token(6).lower().replace('_', 'a').replace('-', 'b')}"
+        self.capabilities = capabilities
+        self.owner = owner
+        self.clock = clock
+        self.dice = dice
+        self.metrics = TransportMetrics()
+        self.log = logging.LoggerAdapter(
+            logging.getLogger(f"devpipe.transport.{type}"), {"transport": self.id}
+        )
+        self.lifecycle = Lifecycle(
+            name=type, config=lifecycle or LifecycleConfig(), nonce_prefix=dice.token(8)
+        )
+        self.breaker = CircuitBreaker(name=type, config=breaker or BreakerConfig())
+        self.driver = Driver(
+            self.lifecycle,
+            make_link=make_link,
+            carrier=self,
+            clock=clock,
+            dice=dice,
+            logger=self.log.logger,
+        )
+        self.listeners = Listeners(EVENTS, logger=self.log.logger)
+        self.terms = Terms()
+        self.ready = False  #: proven, and the server knows our session: calls may go out
+        self.last_failure: Failure | None = None
+        self.last_check: float | None = None
+        self._host: Host | None = None
+        self._silent_since: float | None = None
+        self._next_sweep: float | None = None
+
+    # --- the face ----------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Proven: a nonce went out and came back."""
+        return self.lifecycle.connected
+
+    @property
+    def available(self) -> bool:
+        """Initialized, and its breaker admits messages."""
+        return self.lifecycle.state not in _UNAVAILABLE and self.breaker.admits(now=self.clock.now())
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest message that both sides take here, in bytes."""
+        told = self.terms.max_message_bytes
+        ours = self.capabilities.max_message_bytes
+        return ours if told is None else min(ours, told)
+
+    def get_capabilities(self) -> dict[str, Any]:
+        """What this transport can do, with what was measured of it (latency in seconds)."""
+        now = self.clock.now()
+        attempts, successes, _ = self.metrics.window(now=now)
+        static = self.capabilities
+        return {
+            "supports_realtime": static.supports_realtime,
+            "supports_bidirectional": static.supports_bidirectional,
+            "supports_filesystem": static.supports_filesystem,
+            "supports_streaming": static.supports_streaming,
+            "max_message_bytes": self.max_message_bytes,
+            "average_latency": self.metrics.average_latency,
+            "max_concurrent_connections": static.max_concurrent_connections,
+            "reliability": (successes + 4) / (attempts + 4),
+            "supported_environments": static.supported_environments,
+            "environment": environment(),
+        }
+
+    def get_health_status(self) -> HealthReport:
+        """How the transport is now."""
+        now = self.clock.now()
+        since = self.lifecycle.proven_at
+        return HealthReport(
+            status=self.lifecycle.status,
+            last_check=self.last_check,
+            latency=self.metrics.average_latency,
+            error_rate=self.breaker.error_rate(now=now),
+            consecutive_failures=self.breaker.consecutive_failures,
+            uptime=0.0 if since is None or not self.connected else now - since,
+        )
+
+    async def health_check(self) -> HealthCheckResult:
+        """Send a nonce the way that messages go, and wait for it: 5 s at most. Never raises."""
+        host = self._host
+        error: str | None = None
+        started = self.clock.now()
+        if host is None or self.driver.link is None:
+            error = f"{self.type} is not connected ({self.lifecycle.state.value})"
+        else:
+            echo = host.ping(self.dice.token(16))
+            with anyio.move_on_after(HEALTH_CHECK):
+                await echo.wait()
+            if not echo.is_set():
+                error = f"no answer within {HEALTH_CHECK:g} s"
+            elif self._host is not host:
+                error = "the connection was lost"
+        self.last_check = self.clock.wall()
+        latency = self.clock.now() - started if error is None else 0.0
+        self.happened(HealthChecked(transport=self.type, success=error is None, latency=latency, error=error))
+        return HealthCheckResult(
+            success=error is None, latency=latency, timestamp=self.last_check, error=error
+        )
+
+    def on(self, name: str, listener: Listener) -> Callable[[], None]:
+        """Hear ``connected``, ``disconnected``, ``message``, ``error``, ``health_check``, ``reconnecting``."""
+        return self.listeners.on(name, listener)
+
+    def off(self, name: str, listener: Listener) -> None:
+        """Stop hearing; ``on`` returns the same as a function."""
+        self.listeners.off(name, listener)
+
+    # --- life ---------------------------------------------------------------------------------------
+
+    def start(self, tasks: TaskGroup) -> None:
+        """Everything of this transport runs in ``tasks`` from now on."""
+        self.driver.start(tasks)
+        self.listeners.start(tasks)
+        self.initialize()
+
+    def initialize(self) -> None:
+        """Make the transport ready to connect; a second time changes nothing."""
+        self.driver.post(Initialize())
+
+    def connect(self, *, immediately: bool = False) -> None:
+        """Bring it up and keep it up; ``connected`` tells when."""
+        self.driver.post(Connect(jitter=self.dice.jitter(), immediately=immediately))
+
+    def disconnect(self) -> None:
+        """Bring it down. Calls that are on it come back."""
+        self.driver.post(Disconnect())
+
+    def destroy(self) -> None:
+        """Bring it down for good and forget the listeners. A second time changes nothing."""
+        self.driver.post(Destroy())
+        self.listeners.clear()
+
+    def feed(self, item: LifecycleInput) -> None:
+        """Tell the lifecycle something that another machine decided."""
+        self.driver.post(item)
+
+    @property
+    def gone(self) -> bool:
+        """Nothing of any link is left."""
+        return self.driver.links == 0
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    def submit(self, call: Call, *, now: float) -> None:
+        """Send a call this way. It is told to the owner how the attempt ends.
+
+        Raises, with nothing sent: ``CircuitOpen``, ``MessageTooLarge``, ``QueueFull``, or ``TransportError`` if
+        there is no connection.
+        """
+        link = self.driver.link
+        if link is None or not self.ready:
+            raise TransportError(
+                f"{self.type} is not connected ({self.lifecycle.state.value})",
+                kind=FailureKind.UNAVAILABLE,
+                transport=self.type,
+                outcome=call.known,
+                message_id=call.id,
+            )
+        session = self.owner.session if self.capabilities.names_session else None
+        data = encode_request(
+            id=call.id,
+            type=call.type,
+            payload=call.payload,
+            timestamp=int(self.clock.wall() * 1000),
+            priority=call.priority,
+            expires_at=call.expires_at,
+            session=None if session is None else session.id,
+            server=None if session is None else session.server,
+        )
+        limit = self.max_message_bytes
+        if len(data) > limit:
+            raise MessageTooLarge(
+                f"message {call.id} has {len(data)} bytes, {self.type} takes {limit}",
+                size=len(data),
+                limit=limit,
+                message_id=call.id,
+            )
+        permit = self.breaker.acquire(now=now)
+        if permit is None:
+            self._tell_breaker()
+            raise CircuitOpen(
+                f"the breaker of {self.type} is {self.breaker.state.value}",
+                retry_after=self.breaker.retry_after(now=now),
+            )
+        call.begin_attempt(self.type, data, now=now)
+        call.permit = permit
+        try:
+            link.submit(call)
+        except BaseException:
+            self.breaker.release(permit)
+            call.permit = None
+            call.end_attempt()
+            raise
+        self.metrics.sent += 1
+        self.metrics.bytes_sent += len(data)
+
+    def withdraw(self, call: Call) -> None:
+        """Nobody waits for this call any more: free its place, neither success nor failure."""
+        link = self.driver.link
+        if link is not None:
+            link.withdraw(call)
+        if call.permit is not None:
+            self.breaker.release(call.permit)
+            call.permit = None
+        if call.handed_over and self.terms.session is not None and link is not None and self.ready:
+            self.control("cancel", {"id": call.id})
+
+    def timed_out(self, call: Call, *, now: float) -> None:
+        """The call's own time is up. Alone that is one failure; a call that was accepted is none."""
+        permit, call.permit = call.permit, None
+        if permit is not None:
+            if call.accepted:
+                self.breaker.release(permit)
+            else:
+                self.breaker.failure(permit, now=now)
+                self.metrics.failure(FailureKind.TIMEOUT, now=now)
+            self._tell_breaker()
+        self.withdraw(call)
+
+    def attach(self, payload: object) -> None:
+        """Ask the server for the pushes on this path."""
+        if self._host is not None:
+            self._host.attach(payload)
+
+    def control(self, type: str, payload: object) -> str | None:
+        """Send a message that is no call; returns its id, None if there is no connection."""
+        return None if self._host is None else self._host.control(type, payload)
+
+    def control_call(self, type: str, payload: object) -> Call:
+        """The call object of a message that is no call: it is in nobody's table."""
+        now = self.clock.now()
+        call = Call(
+            self.owner.control_id(),
+            type,
+            encode_payload(payload, type=type),
+            now=now,
+            deadline=now + HEALTH_CHECK,
+            priority=Priority.HIGH,
+        )
+        session = self.owner.session if self.capabilities.names_session and type != "hello" else None
+        data = encode_request(
+            id=call.id,
+            type=type,
+            payload=call.payload,
+            timestamp=int(self.clock.wall() * 1000),
+            priority=Priority.HIGH,
+            session=None if session is None else session.id,
+            server=None if session is None else session.server,
+        )
+        call.begin_attempt(self.type, data, now=now)
+        return call
+
+    @property
+    def in_flight(self) -> int:
+        """Calls whose present attempt is here."""
+        return len(self.owner.calls.on_route(self.type))
+
+    @property
+    def queued(self) -> int:
+        """Of these, those that wait to be handed over."""
+        link = self.driver.link
+        return 0 if link is None else link.queued
+
+    # --- time -------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        deadlines = [self.driver.next_deadline(), self.breaker.next_deadline(), self._next_sweep]
+        return min((at for at in deadlines if at is not None), default=None)
+
+    def handle_deadline(self, *, now: float) -> None:
+        at = self.driver.next_deadline()
+        if at is not None and at <= now:
+            self.driver.handle_deadline(now=now)
+        at = self.breaker.next_deadline()
+        if at is not None and at <= now:
+            self.breaker.handle_deadline(now=now)
+            self._tell_breaker()
+        if self._next_sweep is not None and self._next_sweep <= now:
+            self._next_sweep = None
+
+    def watch_silence(self, waiting: list[Call], *, now: float) -> None:
+        """Tell the lifecycle what is in flight here, if that has changed. Part of the owner's sweep."""
+        since = min((call.submitted for call in waiting if not call.accepted), default=None)
+        if since is None and self._silent_since is None:
+            return
+        if since != self._silent_since and self.connected:
+            span = min((c.deadline - c.submitted for c in waiting if not c.accepted), default=None)
+            self._silent_since = since
+            self.feed(CallsWaiting(since=since, span=span))
+
+    def resumed(self, slept: float) -> None:
+        """The machine slept: the connection is suspect."""
+        self.feed(Resumed(slept=slept))
+
+    def finish_draining(self) -> None:
+        """Part of the owner's sweep: tell the lifecycle when nothing is in flight any more."""
+        if self.lifecycle.state is LifecycleState.DRAINING and self.in_flight == 0:
+            self.feed(Drained(transport=self.type))
+
+    # --- what the driver asks for (Carrier) ----------------------------------------------------------------
+
+    def host(self, generation: int, link: Link) -> LinkHost:
+        self._host = Host(self, generation, link)
+        return self._host
+
+    def probe(self, generation: int, nonce: str) -> None:
+        if self._host is not None and self._host.generation == generation:
+            self._host.prove(nonce)
+
+    def renew(self) -> None:
+        """The pipe has a new session: introduce ourselves again before anything else goes out."""
+        self.ready = False
+        if self._host is not None and self.driver.link is not None:
+            self._host.greet(self.dice.token(16))
+
+    def abandon(self, generation: int, failure: Failure) -> None:
+        """The path of this generation is not worth keeping: the machine decides what comes next."""
+        self.feed(Failed(generation=generation, failure=failure, jitter=self.dice.jitter()))
+
+    def lose(self, generation: int, failure: Failure) -> None:
+        host = self._host
+        if host is None or host.generation != generation:
+            return
+        self.ready = False
+        self._silent_since = None
+        self._host = None
+        host.lost()
+        self.last_failure = failure
+        now = self.clock.now()
+        for call in self.owner.calls.on_route(self.type):
+            self.give_back(call, failure, now=now, count=False)
+
+    def give_back(self, call: Call, failure: Failure, *, now: float, count: bool) -> None:
+        """An attempt is over without a reply. ``count``: it is a failure of its own, not one of many in a loss."""
+        permit, call.permit = call.permit, None
+        if permit is not None:
+            if count:
+                self.breaker.failure(permit, now=now)
+            else:
+                self.breaker.release(permit)
+            self._tell_breaker()
+        if count:
+            self.metrics.failure(failure.kind, now=now)
+            self.last_failure = failure
+        call.end_attempt()
+        self.owner.returned(call, failure, self)
+
+    def happened(self, event: Event) -> None:
+        match event:
+            case Disconnected() if event.failure is not None:
+                self.log.info("%s: lost (%s)", self.id, event.failure.reason)
+            case Connected() | Reconnecting() | ErrorOccurred():
+                self.log.debug("%s: %s", self.id, event)
+            case _:
+                pass
+        self.listeners.tell(event)
+        self.owner.happened(self, event)
+
+    def _tell_breaker(self) -> None:
+        for event in self.breaker.drain_events():
+            self.owner.happened(self, event)
+
+    def blame(self, *, now: float) -> None:
+        """Count one lost connection, however many calls it carried."""
+        permit = self.breaker.acquire(now=now)
+        if permit is not None:
+            self.breaker.failure(permit, now=now)
+        self.metrics.failure(FailureKind.NETWORK, now=now)
+        self._tell_breaker()
+
+    def __repr__(self) -> str:
+        return f"<Transport {self.id} {self.lifecycle.state.value}>"
+
+
+_UNAVAILABLE = frozenset({LifecycleState.NEW, LifecycleState.FAILED, LifecycleState.DESTROYED})
+
+
+def environment() -> str:
+    """Where this program runs, in the words of ``supported_environments``."""
+    if os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"):
+        return "container"
+    return {"win32": "windows", "darwin": "macos"}.get(sys.platform, "linux")

@@ -1,0 +1,254 @@
+"""What a link of one generation talks to: replies find their calls, echoes prove the path, pushes go up.
+
+The first message on a new link is ``hello`` with a nonce; its echo is the proof of data. Until the server knows our
+session nothing else goes out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from devpipe.adapters.transports.link import Link, Terms
+from devpipe.machines.errors import FailureKind, QueueFull, TransportError
+from devpipe.machines.events import ErrorOccurred, HealthChecked
+from devpipe.machines.inputs import Failure, Proved
+from devpipe.machines.protocols.calls import Call
+from devpipe.machines.protocols.envelope import Envelope, decode
+from devpipe.machines.protocols.session import HelloAnswer, read_hello
+
+if TYPE_CHECKING:
+    from devpipe.adapters.transports.base import Transport
+
+__all__ = ["CLIENT", "Host"]
+
+#: How we introduce ourselves.
+CLIENT = "devpipe-python/0.1"
+#: Probes and other control messages that may wait for an answer at once; the oldest is forgotten beyond that.
+MAX_ECHOES = 64
+
+
+class _Echo:
+    """A control message whose answer is awaited."""
+
+    __slots__ = ("answered", "call", "kind", "nonce", "prove", "sent_at")
+
+    def __init__(self, call: Call, kind: str, nonce: str, *, prove: bool, sent_at: float) -> None:
+        self.call = call
+        self.kind = kind
+        self.nonce = nonce
+        self.prove = prove  #: the lifecycle asked for it
+        self.sent_at = sent_at
+        self.answered = anyio.Event()
+
+
+class Host:
+    """The ``LinkHost`` of one generation of one transport."""
+
+    def __init__(self, transport: Transport, generation: int, link: Link) -> None:
+        self.generation = generation
+        self._transport = transport
+        self._link = link
+        self._owner = transport.owner
+        self._calls = transport.owner.calls
+        self._now = transport.clock.now
+        self._lifecycle = transport.lifecycle
+        self._metrics = transport.metrics
+        self._breaker = transport.breaker
+        self._echoes: dict[str, _Echo] = {}
+        self._useful = False
+
+    # --- what the link says -------------------------------------------------------------------------
+
+    def heard(self) -> None:
+        self._lifecycle.heard(now=self._now())
+
+    def deliver(self, data: bytes | bytearray) -> None:
+        metrics = self._metrics
+        metrics.received += 1
+        metrics.bytes_received += len(data)
+        try:
+            envelope = decode(data, transport=self._transport.type)
+        except TransportError as error:
+            self.trouble(Failure(kind=FailureKind.PROTOCOL, reason=str(error)))
+            return
+        reply_to = envelope.reply_to
+        if reply_to is not None and envelope.type == "response":
+            call = self._calls.finish(reply_to)
+            if call is not None:
+                self._reply(call, envelope)
+                return
+        self._deliver_other(envelope)
+
+    def undelivered(self, call: Call, failure: Failure) -> None:
+        transport = self._transport
+        echo = self._echoes.pop(call.id, None)
+        if echo is not None:
+            transport.last_failure = failure
+            self.trouble(failure)
+            echo.answered.set()
+            if echo.prove:
+                # a path that does not even carry a probe is lost, and the next dial waits its turn
+                self._lose(failure)
+            return
+        if self._calls.get(call.id) is call and call.route == transport.type:
+            transport.give_back(call, failure, now=self._now(), count=True)
+
+    def trouble(self, failure: Failure) -> None:
+        transport = self._transport
+        transport.metrics.troubles[failure.kind.value] += 1
+        transport.happened(ErrorOccurred(transport=transport.type, failure=failure))
+
+    # --- what the transport asks for ------------------------------------------------------------------
+
+    def prove(self, nonce: str) -> None:
+        """Send the nonce: as ``hello`` until the server knows us, as a ping afterwards."""
+        if self._transport.ready:
+            self._send("health_ping", {"nonce": nonce}, nonce, prove=True)
+        else:
+            self.greet(nonce, prove=True)
+
+    def greet(self, nonce: str, *, prove: bool = False) -> None:
+        """Say ``hello``; it may be repeated."""
+        payload = self._owner.session.hello(nonce, client=CLIENT)
+        self._send("hello", payload, nonce, prove=prove)
+
+    def ping(self, nonce: str) -> anyio.Event:
+        """Send a nonce for a health check; the event is set when it came back, or the link is gone."""
+        return self._send("health_ping", {"nonce": nonce}, nonce, prove=False)
+
+    def attach(self, payload: object) -> None:
+        """Ask for the pushes on this path; the owner hears the answer."""
+        self._send("attach", payload, "", prove=False)
+
+    def control(self, type: str, payload: object) -> str | None:
+        """Send a message that is no call, best effort; returns its id."""
+        call = self._transport.control_call(type, payload)
+        try:
+            self._link.submit(call)
+        except QueueFull:  # courtesy only: a full queue has better things to carry
+            return None
+        return call.id
+
+    def lost(self) -> None:
+        """The link is gone: nobody waits for an echo any more."""
+        echoes, self._echoes = self._echoes, {}
+        for echo in echoes.values():
+            echo.answered.set()
+
+    # --- inside -----------------------------------------------------------------------------------------
+
+    def _send(self, type: str, payload: object, nonce: str, *, prove: bool) -> anyio.Event:
+        call = self._transport.control_call(type, payload)
+        echo = self._echoes[call.id] = _Echo(call, type, nonce, prove=prove, sent_at=self._now())
+        if len(self._echoes) > MAX_ECHOES:
+            self._echoes.pop(next(iter(self._echoes))).answered.set()
+        try:
+            self._link.submit(call)
+        except QueueFull as error:
+            del self._echoes[call.id]
+            echo.answered.set()
+            self.trouble(Failure(kind=FailureKind.UNAVAILABLE, reason=str(error)))
+        return echo.answered
+
+    def _reply(self, call: Call, envelope: Envelope) -> None:
+        now = self._now()
+        permit, call.permit = call.permit, None
+        latency = now - call.submitted
+        transport = self._transport
+        if permit is not None:
+            if call.route == transport.type:
+                self._breaker.success(permit, now=now, duration=latency)
+            else:  # the reply to an earlier attempt: it says nothing about the path that the present one took
+                self._release_elsewhere(call, permit)
+        self._metrics.success(latency, now=now)
+        if not self._useful:
+            self._useful = True
+            self._lifecycle.useful(now=now)
+        self._owner.replied(call, envelope, transport)
+
+    def _release_elsewhere(self, call: Call, permit: object) -> None:
+        call.permit = permit
+        self._owner.released(call)
+
+    def _deliver_other(self, envelope: Envelope) -> None:
+        reply_to = envelope.reply_to
+        if reply_to is None:
+            match envelope.type:
+                case "ping":
+                    self.control("pong", {})
+                case "pong" | "accepted":
+                    pass
+                case _:
+                    if not self._useful:
+                        self._useful = True
+                        self._lifecycle.useful(now=self._now())
+                    self._owner.pushed(envelope, self._transport)
+            return
+        if envelope.type == "accepted":
+            call = self._calls.get(reply_to)
+            if call is not None:
+                call.accepted = True
+            return
+        echo = self._echoes.pop(reply_to, None)
+        if echo is not None:
+            self._echoed(echo, envelope)
+            return
+        call = self._calls.take_reply(reply_to)
+        if call is not None:
+            self._reply(call, envelope)
+
+    def _echoed(self, echo: _Echo, envelope: Envelope) -> None:
+        transport = self._transport
+        if echo.kind == "attach":
+            echo.answered.set()
+            self._owner.attached(transport, envelope)
+            return
+        latency = self._now() - echo.sent_at
+        try:
+            answer = read_hello(envelope, transport=transport.type)
+        except TransportError as error:
+            failure = Failure(kind=FailureKind.PROTOCOL, reason=str(error))
+            self.trouble(failure)
+            echo.answered.set()
+            if echo.prove:
+                self._lose(failure)
+            return
+        if answer.server and answer.nonce != echo.nonce:
+            self.trouble(Failure(kind=FailureKind.PROTOCOL, reason="an echo with a nonce that is not ours"))
+            return
+        code = (
+            envelope.error.code if envelope.error is not None and not isinstance(envelope.error, str) else ""
+        )
+        if code in ("unauthorized", "closing"):
+            kind = FailureKind.AUTH if code == "unauthorized" else FailureKind.UNAVAILABLE
+            echo.answered.set()
+            self._lose(Failure(kind=kind, reason=f"the server refuses us: {code}"))
+            return
+        if echo.kind == "hello":
+            self._greeted(answer)
+        echo.answered.set()
+        if echo.prove:
+            self._transport.feed(
+                Proved(generation=self.generation, nonce=echo.nonce, server=answer.server, latency=latency)
+            )
+            transport.last_check = transport.clock.wall()
+            transport.happened(HealthChecked(transport=transport.type, success=True, latency=latency))
+
+    def _greeted(self, answer: HelloAnswer) -> None:
+        transport = self._transport
+        known = self._owner.greeted(transport, answer)
+        offset = 0.0 if answer.time is None else answer.time - transport.clock.wall()
+        transport.terms = Terms(
+            server=answer.server,
+            session=self._owner.session.id if answer.known else None,
+            max_message_bytes=answer.max_message_bytes,
+            clock_offset=offset,
+        )
+        transport.ready = known
+        if known:
+            self._link.established(transport.terms)
+
+    def _lose(self, failure: Failure) -> None:
+        self._transport.abandon(self.generation, failure)
