@@ -119,6 +119,10 @@ class Owner(Protocol):
         """A server answered hello. True if calls may go to it under our session."""
         ...
 
+    def became_ready(self, transport: Transport) -> None:
+        """Calls may go over this transport from now on."""
+        ...
+
     def attached(self, transport: Transport, envelope: Envelope) -> None:
         """The server's answer to ``attach``."""
         ...

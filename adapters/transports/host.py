@@ -249,6 +249,7 @@ class Host:
         transport.ready = known
         if known:
             self._link.established(transport.terms)
+            self._owner.became_ready(transport)
 
     def _lose(self, failure: Failure) -> None:
         self._transport.abandon(self.generation, failure)

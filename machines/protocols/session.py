@@ -14,7 +14,7 @@ from devpipe.machines.errors import FailureKind, TransportError
 from devpipe.machines.message import Position
 from devpipe.machines.protocols.envelope import Envelope
 
-__all__ = ["PROTOCOL_VERSION", "ClientSession", "HelloAnswer", "read_hello", "read_pong"]
+__all__ = ["PROTOCOL_VERSION", "AttachAnswer", "ClientSession", "HelloAnswer", "read_attached", "read_hello"]
 
 PROTOCOL_VERSION = 1
 
@@ -72,7 +72,7 @@ def _payload(envelope: Envelope, transport: str) -> _HelloPayload:
 
 
 def read_hello(envelope: Envelope, *, transport: str) -> HelloAnswer:
-    """Read the answer to ``hello``. Raises ``TransportError`` (protocol) if it makes no sense."""
+    """Read the answer to ``hello`` or to a ping. Raises ``TransportError`` (protocol) if it makes no sense."""
     payload = _payload(envelope, transport)
     return HelloAnswer(
         known=envelope.success is not False and payload.session is not None,
@@ -82,11 +82,6 @@ def read_hello(envelope: Envelope, *, transport: str) -> HelloAnswer:
         max_message_bytes=payload.limits.max_message_bytes,
         push=None if payload.push is None else Position(payload.push.epoch, payload.push.offset),
     )
-
-
-def read_pong(envelope: Envelope, *, transport: str) -> HelloAnswer:
-    """Read the answer to ``health_ping``. Raises ``TransportError`` (protocol) if it makes no sense."""
-    return read_hello(envelope, transport=transport)
 
 
 class ClientSession:
@@ -121,3 +116,27 @@ class ClientSession:
         self.id = id
         self.server = None
         self.remembers = False
+
+
+class AttachAnswer(msgspec.Struct):
+    """What a server said to ``attach``: where its push history ends, and whether some cannot be had any more."""
+
+    epoch: str
+    offset: int
+    gap: bool = False
+
+
+_attach_decoder = msgspec.json.Decoder(AttachAnswer)
+
+
+def read_attached(envelope: Envelope, *, transport: str) -> AttachAnswer:
+    """Read the answer to ``attach``. Raises ``TransportError`` (protocol) if it makes no sense."""
+    try:
+        return _attach_decoder.decode(envelope.payload or b"null")
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise TransportError(
+            f"the answer to 'attach' cannot be read: {error}",
+            kind=FailureKind.PROTOCOL,
+            transport=transport,
+            message_id=envelope.reply_to,
+        ) from error

@@ -1,0 +1,115 @@
+"""``connect``: from an address to a pipe."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from devpipe.adapters.client.configuration import load_config
+from devpipe.adapters.client.pipe import Pipe
+from devpipe.adapters.transports.registry import TokenProvider, TransportContext, build_transports
+from devpipe.machines.config import PipeConfig
+from devpipe.machines.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import httpx
+
+    from devpipe.adapters.client.manager import Manager
+    from devpipe.adapters.transports.base import Transport
+
+__all__ = ["connect"]
+
+
+def connect(
+    server_url: str | None = None,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    token: str | Callable[[], Awaitable[str]] | None = None,
+    transports: Iterable[str] | None = None,
+    wait: bool = True,
+    timeout: float | None = None,
+    connect_timeout: float | None = None,
+    auto_failover: bool | None = None,
+    http_client: httpx.AsyncClient | None = None,
+    proxy: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    settings: Mapping[str, Any] | None = None,
+    config: PipeConfig | None = None,
+    config_file: str | os.PathLike[str] | None = None,
+) -> Pipe:
+    """A pipe to a server: ``async with devpipe.connect("http://127.0.0.1:8000", folder=".devpipe") as pipe``.
+
+    ``server_url``: ``http`` or ``https``; without one the pipe has the folder alone. ``folder``: the shared folder;
+    without one there is no folder transport. ``token``: a text, or an async function that gives one
+    (``DEVPIPE_TOKEN`` if neither). ``transports``: only these. ``wait=False`` enters before any transport is proven.
+    ``timeout`` and ``connect_timeout`` in seconds. ``settings``: anything else of the configuration, by dotted key
+    (``{"http.max_connections": 4}``); ``config`` takes the whole tree as it is instead.
+
+    Raises ``ConfigurationError`` that names what is wrong. Nothing happens before the pipe is entered.
+    """
+    if config is None:
+        config = load_config(
+            {
+                **(settings or {}),
+                "server_url": server_url,
+                "folder": None if folder is None else os.fspath(folder),
+                "timeout": timeout,
+                "connect_timeout": connect_timeout,
+                "failover.auto_failover": auto_failover,
+            },
+            file=config_file,
+        )
+    if config.server_url is not None:
+        _check_url(config.server_url)
+    provider = _provider(token)
+    names = None if transports is None else list(transports)
+
+    def make_transports(manager: Manager) -> list[Transport]:
+        context = TransportContext(
+            config=config,
+            owner=manager,
+            clock=manager.clock,
+            dice=manager.dice,
+            prefix=manager.prefix,
+            token=provider,
+            http_client=http_client,
+            proxy=proxy,
+            ssl_context=ssl_context,
+        )
+        return build_transports(context, names)
+
+    return Pipe(config, make_transports, wait=wait)
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        port_is_fine = parts.port is None or parts.port > 0
+    except ValueError:  # a port that is no number, brackets that do not close
+        parts, port_is_fine = urlsplit(""), False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
+        raise ConfigurationError(
+            f"server_url = {url!r} is not allowed: give an address like http://127.0.0.1:8000"
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError(
+            "server_url must hold no user, password, query or fragment: give a token with token= instead"
+        )
+
+
+def _provider(token: str | Callable[[], Awaitable[str]] | None) -> TokenProvider | None:
+    if token is None:
+        token = os.environ.get("DEVPIPE_TOKEN") or None
+    if token is None or callable(token):
+        return token
+    if not token or not token.isprintable() or not token.isascii() or " " in token:
+        raise ConfigurationError("the token must be printable ASCII without spaces")
+    text = token
+
+    async def give() -> str:
+        return text
+
+    return give

@@ -1,0 +1,404 @@
+"""The manager: it feeds the three machines with each other's news by the table of ``machines/wiring.py``, carries out
+what the failover machine asks for, and keeps the session and the pushes of its pipe.
+
+It owns the transports and everything that runs for them; all of it happens in the one event loop of the pipe.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import assert_never
+
+from anyio.abc import TaskGroup
+
+from devpipe.adapters.alarm import Alarm
+from devpipe.adapters.client.monitor import Monitor
+from devpipe.adapters.client.subscriptions import Subscriptions
+from devpipe.adapters.client.traffic import Traffic
+from devpipe.adapters.listeners import Listeners
+from devpipe.adapters.ports.clock import Clock, Dice
+from devpipe.adapters.pump import Pump
+from devpipe.adapters.transports.base import Transport
+from devpipe.machines.config import PipeConfig
+from devpipe.machines.effects import Activate, Dial, FailoverEffect, HangUp, HoldDials, Retire
+from devpipe.machines.errors import DevPipeError, FailureKind, TransportError
+from devpipe.machines.events import (
+    Disconnected,
+    Event,
+    Exhausted,
+    GapSeen,
+    HealthUpdated,
+    ResumedFromSleep,
+    ServerChanged,
+    TransportFailed,
+    TransportRecovered,
+    TransportSwitched,
+)
+from devpipe.machines.failover import Failover
+from devpipe.machines.inputs import Close, Drained, FailoverInput, Failure, Hold, Open, Pin, Select, Standing
+from devpipe.machines.message import Gap
+from devpipe.machines.protocols.calls import Call, Calls
+from devpipe.machines.protocols.cursor import PushCursor, Verdict
+from devpipe.machines.protocols.envelope import Envelope, to_message
+from devpipe.machines.protocols.session import ClientSession, HelloAnswer, read_attached
+from devpipe.machines.wiring import WIRES
+
+__all__ = ["EVENTS", "Manager"]
+
+log = logging.getLogger("devpipe.pipe")
+
+#: The names of a pipe's events, for ``on``.
+EVENTS = frozenset(
+    {
+        "transport_switched",
+        "transport_failed",
+        "transport_recovered",
+        "exhausted",
+        "health_updated",
+        "breaker_changed",
+        "server_changed",
+        "gap",
+        "resumed",
+        "connected",
+        "disconnected",
+        "reconnecting",
+        "error",
+        "health_check",
+        "message",
+    }
+)
+#: Characters of a session id: 22 of 6 bits are more than the 128 random bits that the protocol asks for.
+SESSION_CHARS = 22
+#: A lost connection is charged to its breaker when another transport still stands after this long (seconds); if
+#: they all fell, it was the server.
+BLAME_AFTER = 1.0
+
+
+class Manager:
+    """Everything of one pipe behind its face."""
+
+    def __init__(
+        self,
+        *,
+        config: PipeConfig,
+        make_transports: Callable[[Manager], Iterable[Transport]],
+        clock: Clock,
+        dice: Dice,
+        prefix: str,
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self.dice = dice
+        self.prefix = prefix
+        self.session = ClientSession(dice.token(SESSION_CHARS))
+        self.cursor = PushCursor()
+        self.subscriptions = Subscriptions(limit=config.push_queue_size)
+        self.listeners = Listeners(EVENTS, logger=log)
+        self.traffic = Traffic(config=config, routes=self, session=self.session, clock=clock, dice=dice)
+        self.transports: dict[str, Transport] = {t.type: t for t in make_transports(self)}
+        chain = [name for name in config.failover.fallback_chain if name in self.transports]
+        chain += [name for name in self.transports if name not in chain]
+        self.failover = Failover(names=tuple(chain), config=config.failover)
+        self.monitor = Monitor(self.transports, config=config, clock=clock)
+        self.alarm = Alarm(clock, slept=self._resumed)
+        self.traffic.nudge = self.alarm.nudge
+        self.changed: Callable[[], None] = lambda: None  #: told when the active transport may have changed
+        self._active: Transport | None = None
+        self._pump: Pump[FailoverInput | None] = Pump(self._handle)
+        self._controls = 0
+        self._retiring: set[str] = set()
+        self._blames: list[tuple[float, Transport]] = []
+        self._attached_to: str | None = None
+        self._attached_at_gap = False
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    def start(self, tasks: TaskGroup) -> None:
+        """Begin to look for a transport; everything runs in ``tasks``."""
+        self.listeners.start(tasks)
+        for transport in self.transports.values():
+            transport.driver.moved = self.alarm.nudge
+            transport.start(tasks)
+            self.alarm.watch(transport)
+        self.alarm.watch(self.traffic)
+        self.alarm.watch(self)
+        tasks.start_soon(self.alarm.run)
+        self.post(Open())
+
+    def close(self) -> None:
+        """Bring everything down; ``gone`` tells when."""
+        self.traffic.close()
+        self.post(Close())
+        self.subscriptions.finish()
+
+    @property
+    def gone(self) -> bool:
+        """Nothing of any transport is left."""
+        return all(transport.gone for transport in self.transports.values())
+
+    # --- what the traffic asks (Routes) -------------------------------------------------------------------
+
+    @property
+    def active(self) -> Transport | None:
+        """The default route."""
+        return self._active
+
+    @property
+    def calls(self) -> Calls:
+        """Every call of this pipe, whatever transport it is on."""
+        return self.traffic.calls
+
+    def usable(self) -> list[Transport]:
+        """Every transport that calls may go over now, best first; a pinned pipe has one at most."""
+        now = self.clock.now()
+        names = self.failover.usable()
+        ready = [self.transports[name] for name in names if self.transports[name].ready]
+        return [t for t in ready if t.breaker.admits(now=now)]
+
+    def will_try_before(self, deadline: float) -> bool:
+        """An attempt to get a transport up is under way, or due before ``deadline``."""
+        return self.failover.will_try_before(deadline) or any(
+            t.connected and not t.ready for t in self.transports.values()
+        )
+
+    def errors(self) -> dict[str, DevPipeError]:
+        """The last failure of each transport, as errors."""
+        errors: dict[str, DevPipeError] = {}
+        for name, transport in self.transports.items():
+            failure = transport.last_failure or transport.lifecycle.last_failure
+            text = f"{name}: {transport.lifecycle.explain()}" if failure is None else f"{name}: {failure.reason}"
+            errors[name] = TransportError(
+                text,
+                kind=FailureKind.UNAVAILABLE if failure is None else failure.kind,
+                transport=transport.id,
+                retryable=failure is None or failure.kind is not FailureKind.AUTH,
+            )
+        return errors
+
+    # --- the failover machine -----------------------------------------------------------------------------
+
+    def post(self, item: FailoverInput) -> None:
+        """Feed the failover machine; what it asks for is done before this returns."""
+        self._pump.post(item)
+
+    def select(self) -> None:
+        """Choose anew among what is proven."""
+        self._standings(now=self.clock.now(), always=True)
+        self.post(Select())
+
+    def pin(self, name: str | None) -> None:
+        """Use this transport only, or free the choice with None."""
+        self.post(Pin(transport=name))
+
+    def _handle(self, item: FailoverInput | None) -> None:
+        now = self.clock.now()
+        if item is None:
+            self.failover.handle_deadline(now=now, jitter=self.dice.jitter())
+        else:
+            self.failover.receive(item, now=now, jitter=self.dice.jitter())
+        effects, events = self.failover.drain_effects(), self.failover.drain_events()
+        for event in events:
+            if isinstance(event, ServerChanged):  # before anything goes to the new one
+                self._new_session(f"the server is another one now ({event.to})")
+        for effect in effects:
+            self._carry_out(effect)
+        for event in events:
+            self._announce(event)
+        self.alarm.nudge()
+
+    def _carry_out(self, effect: FailoverEffect) -> None:
+        match effect:
+            case Dial():
+                self.transports[effect.transport].connect(immediately=effect.immediately)
+            case HangUp():
+                self.transports[effect.transport].disconnect()
+            case Activate():
+                self._activate(self.transports[effect.transport])
+            case Retire():
+                self._retiring.add(effect.transport)
+            case HoldDials():
+                for transport in self.transports.values():
+                    transport.feed(Hold(until=effect.until))
+            case _ as never:
+                assert_never(never)
+
+    def _activate(self, transport: Transport) -> None:
+        self._active = transport
+        self._attach()
+        self.traffic.flush()
+        self.changed()
+
+    def _announce(self, event: Event) -> None:
+        match event:
+            case TransportSwitched():
+                log.info(
+                    "messages go over %s now (%s); before: %s. %s",
+                    event.to,
+                    event.reason.value,
+                    event.from_ or "none",
+                    self.failover.why(),
+                )
+            case TransportFailed():
+                self._active = None if self.failover.active is None else self._active
+                log.info("%s was lost: %s", event.transport, event.failure.reason)
+            case TransportRecovered():
+                self.traffic.flush()
+            case Exhausted():
+                self._active = None
+                log.warning("no transport is usable now: %s", "; ".join(map(str, self.errors().values())))
+                self.traffic.give_up_hopeless()
+            case _:
+                pass
+        self.listeners.tell(event)
+        self.changed()
+
+    # --- what transports tell (Owner) -----------------------------------------------------------------------
+
+    def control_id(self) -> str:
+        self._controls += 1
+        return f"{self.prefix}-c{self._controls}"
+
+    def replied(self, call: Call, envelope: Envelope, transport: Transport) -> None:
+        self.traffic.replied(call, envelope, transport)
+
+    def returned(self, call: Call, failure: Failure, transport: Transport) -> None:
+        self.traffic.returned(call, failure, transport)
+
+    def released(self, call: Call) -> None:
+        self.traffic.released(call)
+
+    def happened(self, transport: Transport, event: Event) -> None:
+        now = self.clock.now()
+        if isinstance(event, Disconnected):
+            if transport is self._active:
+                self._active = None  # nobody may take this way before the machine has chosen
+            if event.failure is not None and event.failure.kind is not FailureKind.AUTH:
+                self._blames.append((now + BLAME_AFTER, transport))
+            if self._attached_to == transport.type:
+                self._attached_to = None
+        for wire in WIRES:
+            if isinstance(event, wire.output) and wire.target == "failover":
+                self.post(wire.make(event, now))
+            elif isinstance(event, wire.output) and wire.target == "lifecycle":
+                transport.feed(wire.make(event, now))
+        self.listeners.tell(event)
+        self.changed()
+
+    def greeted(self, transport: Transport, answer: HelloAnswer) -> bool:
+        if not answer.server:
+            return True  # a server that knows no sessions: calls go out, and none is repeated
+        if not answer.known and answer.server == self.session.server:
+            self._new_session("the server has forgotten our session")
+            return False
+        known = self.session.answered(answer)
+        if known and answer.push is not None:
+            self.cursor.begin(answer.push)
+        return known
+
+    def became_ready(self, transport: Transport) -> None:
+        """The server knows our session on this transport: calls may go over it."""
+        if transport is self._active:
+            self._attach()
+        self.traffic.flush()
+        self.changed()
+
+    # --- the session -------------------------------------------------------------------------------------------
+
+    def session_lost(self, reason: str) -> None:
+        self._new_session(reason)
+
+    def _new_session(self, reason: str) -> None:
+        log.warning("a new session begins: %s", reason)
+        self.traffic.abandon_session(reason)
+        self.session.renew(self.dice.token(SESSION_CHARS))
+        self._attached_to = None
+        gap = self.cursor.lost(reason)
+        if gap is not None:
+            self._tell_gap(gap)
+        for transport in self.transports.values():
+            transport.renew()
+
+    # --- pushes ---------------------------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        """The pushes of this session come over the active transport from now on."""
+        transport = self._active
+        if transport is None or not transport.ready or transport.terms.session is None:
+            return
+        if transport.capabilities.supports_bidirectional:
+            self._attached_to = transport.type
+            transport.attach(self.cursor.attach())
+
+    def attached(self, transport: Transport, envelope: Envelope) -> None:
+        if envelope.success is False or transport.type != self._attached_to:
+            return
+        try:
+            answer = read_attached(envelope, transport=transport.type)
+        except TransportError as error:  # the next switch attaches again
+            log.warning("%s", error)
+            return
+        gap = self.cursor.attached(epoch=answer.epoch, gap=answer.gap, reason="the server has no more of them")
+        if gap is not None:
+            self._tell_gap(gap)
+
+    def pushed(self, envelope: Envelope, transport: Transport) -> None:
+        message = to_message(envelope, session=self.session.id, transport=transport.type)
+        if message.position is not None:
+            verdict = self.cursor.receive(message.position)
+            if verdict is Verdict.DROP:
+                return
+            if verdict is Verdict.MISSING:
+                self._attach()
+                return
+        self.subscriptions.put(message)
+        self.listeners.tell(message, "message")
+        transport.listeners.tell(message, "message")
+
+    def _tell_gap(self, gap: Gap) -> None:
+        self.subscriptions.put(gap)
+        self.listeners.tell(GapSeen(reason=gap.reason))
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        deadlines = [self.failover.next_deadline(), self.monitor.next_deadline(busy=bool(self.calls))]
+        deadlines += [at for at, _ in self._blames[:1]]
+        return min((at for at in deadlines if at is not None), default=None)
+
+    def handle_deadline(self, *, now: float) -> None:
+        at = self.failover.next_deadline()
+        if at is not None and at <= now:
+            self._pump.post(None)
+        while self._blames and self._blames[0][0] <= now:
+            _, transport = self._blames.pop(0)
+            if any(t.connected for t in self.transports.values() if t is not transport):
+                transport.blame(now=now)
+        if self.monitor.due(now=now):
+            self._standings(now=now)
+            self._finish_draining()
+
+    def _standings(self, *, now: float, always: bool = False) -> None:
+        """The monitor's round: health to the lifecycles, scores and admissions to the failover."""
+        self.monitor.watch_silence(self.calls.open_calls(), now=now)
+        for name, standing in self.monitor.round(now=now).items():
+            transport = self.transports[name]
+            if standing.assess is not None:
+                transport.feed(standing.assess)
+            if standing.status_changed:
+                self._announce(HealthUpdated(transport=name, status=transport.lifecycle.status.value))
+            if standing.changed or always:
+                self.post(Standing(transport=name, score=standing.score, admitted=standing.admitted))
+
+    def _finish_draining(self) -> None:
+        for transport in self.transports.values():
+            transport.finish_draining()
+        for name in [n for n in self._retiring if self.transports[n].in_flight == 0]:
+            self._retiring.discard(name)
+            self.post(Drained(transport=name))
+
+    def _resumed(self, slept: float) -> None:
+        log.info("the machine slept for %.1f s: every connection is probed", slept)
+        self._announce(ResumedFromSleep(slept=slept))
+        for transport in self.transports.values():
+            transport.resumed(slept)

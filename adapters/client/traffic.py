@@ -1,0 +1,401 @@
+"""The calls of a pipe: which way each one goes, what becomes of one that came back, and how each one ends.
+
+Only this room repeats a message: if nobody can have seen it, or if the server remembers ids and so cannot run it
+twice. Everything here is called in the pipe's event loop and never blocks.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from devpipe.adapters.ports.clock import Clock, Dice
+from devpipe.adapters.transports.base import Transport
+from devpipe.machines.config import PipeConfig
+from devpipe.machines.decisions.backoff import backoff_delay
+from devpipe.machines.decisions.budget import RetryBudget
+from devpipe.machines.errors import (
+    AllTransportsFailed,
+    CircuitOpen,
+    DeadlineExceeded,
+    DevPipeError,
+    FailureKind,
+    HandlerError,
+    MessageTooLarge,
+    Outcome,
+    PipeClosed,
+    QueueFull,
+    RequestRefused,
+    TransportError,
+)
+from devpipe.machines.inputs import Failure
+from devpipe.machines.message import Message
+from devpipe.machines.protocols.calls import SWEEP, Call, Calls
+from devpipe.machines.protocols.envelope import Envelope, ErrorBody, to_message
+from devpipe.machines.protocols.session import ClientSession
+
+__all__ = ["Routes", "Traffic"]
+
+log = logging.getLogger("devpipe.pipe")
+
+#: Room for the fields around a payload, for a first look at whether it fits (the exact size is checked later).
+ENVELOPE_ROOM = 512
+#: Refusals that say nothing about earlier attempts of the same message.
+_FRESH_REFUSALS = frozenset({"busy", "closing", "unauthorized", "expired", "too_large", "bad_message"})
+
+
+class Routes(Protocol):
+    """Who knows the ways: the manager."""
+
+    transports: Mapping[str, Transport]
+
+    @property
+    def active(self) -> Transport | None:
+        """The default route, None while there is none."""
+        ...
+
+    def usable(self) -> list[Transport]:
+        """Every transport that calls may go over now, best first."""
+        ...
+
+    def will_try_before(self, deadline: float) -> bool:
+        """An attempt to get a transport up is under way, or due before ``deadline``."""
+        ...
+
+    def errors(self) -> dict[str, DevPipeError]:
+        """The last failure of each transport."""
+        ...
+
+    def session_lost(self, reason: str) -> None:
+        """The server has forgotten our session."""
+        ...
+
+
+class Traffic:
+    """Starts calls, sends them on their way, and ends each exactly once."""
+
+    def __init__(
+        self, *, config: PipeConfig, routes: Routes, session: ClientSession, clock: Clock, dice: Dice
+    ) -> None:
+        self.calls = Calls()
+        self.session = session
+        self.budget = RetryBudget()
+        self.nudge: Callable[[float], None] = lambda deadline: None
+        self.sent = 0
+        self.answered = 0
+        self.resent = 0
+        self._config = config
+        self._routes = routes
+        self._clock = clock
+        self._dice = dice
+        self._parked: dict[str, Call] = {}  #: wait for a way, oldest first
+        self._delayed: list[tuple[float, int, Call]] = []  #: wait for their turn to be sent again
+        self._delays = 0
+        self._next_sweep: float | None = None
+
+    # --- the hot path -------------------------------------------------------------------------------
+
+    def start(self, call: Call) -> None:
+        """Enter a call and send it on its way.
+
+        Raises, with the call ended: ``QueueFull``, ``MessageTooLarge``, ``AllTransportsFailed``.
+        """
+        self.calls.start(call)
+        self.sent += 1
+        self.budget.deposit()
+        if self._next_sweep is None:
+            self._next_sweep = call.started + SWEEP
+            self.nudge(self._next_sweep)
+        try:
+            active = self._routes.active
+            if active is not None and active.ready and self._fits(call, active):
+                self._expiry(call, active)
+                try:
+                    active.submit(call, now=call.started)
+                    return
+                except (CircuitOpen, MessageTooLarge, TransportError):
+                    pass  # the long way knows what else there is, and says why not
+            self._dispatch(call, now=call.started)
+        except BaseException:
+            self.calls.finish(call.id)
+            self._parked.pop(call.id, None)
+            raise
+
+    def cancelled(self, call: Call) -> None:
+        """The caller has gone: free the place of the call, whatever becomes of the message."""
+        if self.calls.get(call.id) is call:
+            self.calls.finish(call.id)
+            self._parked.pop(call.id, None)
+            self.released(call)
+
+    def released(self, call: Call) -> None:
+        """Give back what the present attempt of a call holds."""
+        transport = self._routes.transports.get(call.route) if call.route is not None else None
+        if transport is not None:
+            transport.withdraw(call)
+
+    def replied(self, call: Call, envelope: Envelope, transport: Transport) -> None:
+        """The reply has come; the call is out of the table."""
+        if self._parked:
+            self._parked.pop(call.id, None)
+        self.answered += 1
+        waiter = call.owner
+        if waiter.done():  # cancelled in the same turn of the loop: the reply is dropped
+            return
+        if envelope.success is not False:
+            waiter.set_result(to_message(envelope, session=self.session.id, transport=transport.type))
+            return
+        error = envelope.error
+        body = error if isinstance(error, ErrorBody) else ErrorBody(message=error or "the server gave no reason")
+        if body.code == "session_unknown":
+            self._session_unknown(call, transport)
+            return
+        waiter.set_exception(_reply_error(call, body, transport))
+
+    # --- ways ---------------------------------------------------------------------------------------
+
+    def _fits(self, call: Call, transport: Transport) -> bool:
+        if call.realtime and not transport.capabilities.supports_realtime:
+            return False
+        return len(call.payload) <= transport.max_message_bytes - ENVELOPE_ROOM
+
+    def _expiry(self, call: Call, transport: Transport) -> None:
+        if call.expires_at is None and transport.terms.session is not None:
+            remaining = call.deadline - call.started
+            call.expires_at = int((self._clock.wall() + transport.terms.clock_offset + remaining) * 1000)
+
+    def _dispatch(self, call: Call, *, now: float, avoid: str | None = None) -> None:
+        """Find a way for a call that is not on any; park it if there will be one in time."""
+        routes = self._routes
+        fitting = [t for t in routes.transports.values() if self._fits(call, t)]
+        if not fitting:
+            raise self._too_large(call)
+        usable = [t for t in routes.usable() if t in fitting]
+        active = routes.active
+        if active in usable:
+            usable.remove(active)
+            usable.insert(0, active)
+        elif active is None and not call.realtime and len(fitting) == len(routes.transports):
+            usable = []  # a choice is being made: what goes on now goes where it says
+        usable.sort(key=lambda t: t.type == avoid)
+        for transport in usable:
+            self._expiry(call, transport)
+            try:
+                transport.submit(call, now=now)
+                return
+            except (CircuitOpen, TransportError):
+                continue  # the next one; if none takes it, it waits for what the manager decides
+            except MessageTooLarge as error:
+                if len(fitting) == 1:
+                    raise self._too_large(call) from error
+        self._park(call)
+
+    def _park(self, call: Call) -> None:
+        routes = self._routes
+        if not routes.will_try_before(call.deadline):
+            raise AllTransportsFailed(
+                f"no transport can carry message {call.id} within its {call.deadline - call.started:g} s",
+                errors=routes.errors(),
+                outcome=call.known,
+                message_id=call.id,
+            )
+        if call.attempts == 0 and len(self._parked) >= self._config.queue_size:
+            limit = self._config.queue_size
+            raise QueueFull(
+                f"{limit} messages wait for a transport already", limit=limit, message_id=call.id
+            )
+        self._parked[call.id] = call
+
+    def _too_large(self, call: Call) -> DevPipeError:
+        transports = self._routes.transports.values()
+        size = len(call.payload)
+        if call.realtime and not any(t.capabilities.supports_realtime for t in transports):
+            return RequestRefused(
+                f"message {call.id} wants realtime, and no configured transport has it",
+                code="no_realtime",
+                outcome=call.known,
+                message_id=call.id,
+            )
+        best = max(transports, key=lambda t: t.max_message_bytes)
+        return MessageTooLarge(
+            f"message {call.id} has {size} bytes; the most that a configured transport takes is "
+            f"{best.max_message_bytes} bytes ({best.type})",
+            size=size,
+            limit=best.max_message_bytes,
+            suggestion=best.type if size <= best.max_message_bytes else None,
+            outcome=call.known if call.attempts else Outcome.NEVER_SENT,
+            message_id=call.id,
+        )
+
+    def flush(self) -> None:
+        """There is a way again, or another one: send what waits, the urgent first."""
+        if not self._parked:
+            return
+        now = self._clock.now()
+        waiting = sorted(self._parked.values(), key=lambda call: -call.priority)
+        self._parked = {}
+        for call in waiting:
+            if call.id in self.calls:
+                self._again(call, now=now)
+
+    def give_up_hopeless(self) -> None:
+        """No transport will be tried before these deadlines: tell their callers now."""
+        now = self._clock.now()
+        for call in [c for c in self._parked.values() if not self._routes.will_try_before(c.deadline)]:
+            del self._parked[call.id]
+            self._again(call, now=now)
+
+    def _again(self, call: Call, *, now: float, avoid: str | None = None) -> None:
+        """Dispatch, and end the call with the error if there is no way."""
+        try:
+            self._dispatch(call, now=now, avoid=avoid)
+        except DevPipeError as error:
+            self._fail(call, error)
+
+    # --- what came back -------------------------------------------------------------------------------
+
+    def returned(self, call: Call, failure: Failure, transport: Transport) -> None:
+        """An attempt has ended without a reply: send the message again if that cannot run it twice."""
+        now = self._clock.now()
+        if call.outcome is not Outcome.NEVER_SENT and not self.session.remembers:
+            self._fail(call, self._transport_error(call, failure, transport))
+            return
+        if call.attempts > self._config.retry_attempts + len(self._routes.transports):
+            self._fail(call, self._transport_error(call, failure, transport))
+            return
+        if failure.kind is FailureKind.AUTH and len(self._routes.transports) == 1:
+            self._fail(call, self._transport_error(call, failure, transport))
+            return
+        if call.attempts <= 1:
+            self.resent += 1
+            if transport.ready and len(self._routes.usable()) <= 1:
+                # the path stands, this message alone failed on it: not again in the same instant
+                self._delay(call, now + self._pause(call, failure))
+            else:
+                self._again(call, now=now, avoid=transport.type)
+        elif self.budget.take(now=now):
+            self.resent += 1
+            self._delay(call, now + self._pause(call, failure))
+        else:
+            self._delay(call, max(self.budget.next_token(now=now), now + self._pause(call, failure)))
+
+    def _pause(self, call: Call, failure: Failure) -> float:
+        return backoff_delay(
+            attempt=call.attempts,
+            jitter=self._dice.jitter(),
+            config=self._config.lifecycle,
+            retry_after=failure.retry_after,
+        )
+
+    def _delay(self, call: Call, until: float) -> None:
+        self._delays += 1
+        heapq.heappush(self._delayed, (until, self._delays, call))
+
+    def _transport_error(self, call: Call, failure: Failure, transport: Transport) -> TransportError:
+        return TransportError(
+            f"{transport.type}: {failure.reason}",
+            kind=failure.kind,
+            transport=transport.id,
+            retryable=failure.kind is not FailureKind.AUTH,
+            retry_after=failure.retry_after,
+            outcome=call.known,
+            message_id=call.id,
+        )
+
+    def _session_unknown(self, call: Call, transport: Transport) -> None:
+        """The server has forgotten us: it did not run this message, but an earlier attempt may have run."""
+        call.handed_over = False
+        call.end_attempt()
+        if call.outcome is Outcome.NEVER_SENT:
+            self.calls.start(call)
+            self._parked[call.id] = call
+        else:
+            call.owner.set_exception(
+                TransportError(
+                    f"the server has lost the session in which message {call.id} was sent",
+                    kind=FailureKind.UNAVAILABLE,
+                    transport=transport.id,
+                    outcome=call.outcome,
+                    message_id=call.id,
+                )
+            )
+        self._routes.session_lost(f"{transport.type}: the server does not know our session")
+
+    def abandon_session(self, reason: str) -> None:
+        """What may have been sent in the lost session ends here; what was never sent goes into the next one."""
+        for call in self.calls.open_calls():
+            if call.known is not Outcome.NEVER_SENT:
+                self.released(call)
+                self._fail(
+                    call,
+                    TransportError(
+                        f"the session was lost while message {call.id} was in flight: {reason}",
+                        kind=FailureKind.UNAVAILABLE,
+                        outcome=call.known,
+                        message_id=call.id,
+                    ),
+                )
+            else:
+                call.expires_at = None
+
+    def _fail(self, call: Call, error: DevPipeError) -> None:
+        if self.calls.get(call.id) is call:
+            self.calls.finish(call.id)
+        self._parked.pop(call.id, None)
+        if not call.owner.done():
+            call.owner.set_exception(error)
+
+    def close(self) -> None:
+        """The pipe closes: whoever still waits is told."""
+        for call in self.calls.open_calls():
+            known = call.known
+            self.released(call)
+            self._fail(call, PipeClosed("the pipe was closed", outcome=known, message_id=call.id))
+        self._delayed.clear()
+
+    # --- time -------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        return self._next_sweep
+
+    def handle_deadline(self, *, now: float) -> None:
+        """One sweep: calls whose time is up, and messages whose turn to be sent again has come."""
+        for call in self.calls.handle_deadline(now=now):
+            self._parked.pop(call.id, None)
+            known = call.known
+            transport = self._routes.transports.get(call.route) if call.route is not None else None
+            if transport is not None:
+                transport.timed_out(call, now=now)
+                known = call.known
+            if not call.owner.done():
+                call.owner.set_exception(
+                    DeadlineExceeded(
+                        f"no reply to {call.type!r} ({call.id}) within {call.deadline - call.started:g} s",
+                        outcome=known,
+                        message_id=call.id,
+                    )
+                )
+        while self._delayed and self._delayed[0][0] <= now:
+            call = heapq.heappop(self._delayed)[2]
+            if call.id in self.calls and call.route is None and call.id not in self._parked:
+                self._again(call, now=now)
+        self._next_sweep = now + SWEEP if self.calls or self._delayed else None
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a way."""
+        return len(self._parked)
+
+
+def _reply_error(call: Call, body: ErrorBody, transport: Transport) -> DevPipeError:
+    text = f"{body.code}: {body.message}" if body.message else body.code
+    if body.outcome == Outcome.REJECTED.value:
+        outcome = call.outcome.worst(Outcome.REJECTED) if body.code in _FRESH_REFUSALS else Outcome.REJECTED
+        if body.code == "forgotten":
+            outcome = Outcome.MAYBE_EXECUTED
+        return RequestRefused(
+            text, code=body.code, details=body.details, outcome=outcome, message_id=call.id
+        )
+    return HandlerError(text, code=body.code, details=body.details, message_id=call.id)

@@ -1,0 +1,77 @@
+"""Which transports there are. A kind of transport is a factory, found by its entry point in ``devpipe.transports``.
+
+A factory gets a ``TransportContext`` and returns a ``Transport``, or None if the configuration does not ask for it
+(no folder is given, no URL is given).
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, TypeAlias
+
+from devpipe.adapters.ports.clock import Clock, Dice
+from devpipe.adapters.transports.base import Owner, Transport
+from devpipe.machines.config import PipeConfig
+from devpipe.machines.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["GROUP", "TokenProvider", "TransportContext", "TransportFactory", "build_transports"]
+
+GROUP = "devpipe.transports"
+
+#: Gives the token that a server wants; asked again, once, when the server refuses it.
+TokenProvider: TypeAlias = Callable[[], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportContext:
+    """What a factory may use."""
+
+    config: PipeConfig
+    owner: Owner
+    clock: Clock
+    dice: Dice
+    prefix: str  #: of this pipe's message ids
+    token: TokenProvider | None = None
+    http_client: httpx.AsyncClient | None = None
+    proxy: str | None = None
+    ssl_context: ssl.SSLContext | None = None
+
+
+TransportFactory: TypeAlias = Callable[[TransportContext], Transport | None]
+
+
+def build_transports(context: TransportContext, names: Iterable[str] | None) -> list[Transport]:
+    """The transports of one pipe. ``names``: only these, each of which must be possible here.
+
+    Raises ``ConfigurationError`` for a name that nothing supplies, or that the configuration rules out.
+    """
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    wanted = list(context.config.failover.fallback_chain if names is None else names)
+    transports: list[Transport] = []
+    for name in wanted:
+        if name not in found:
+            raise ConfigurationError(
+                f"transport {name!r} is not known: there are {', '.join(sorted(found))}"
+            )
+        transport = _factory(found[name])(context)
+        if transport is not None:
+            transports.append(transport)
+        elif names is not None:
+            raise ConfigurationError(
+                f"transport {name!r} cannot work here: it wants "
+                + ("a folder" if name == "folder" else "a server URL")
+            )
+    if not transports:
+        raise ConfigurationError("no transport can work here: give a server URL, a folder, or both")
+    return transports
+
+
+def _factory(point: EntryPoint) -> TransportFactory:
+    factory: TransportFactory = point.load()
+    return factory
