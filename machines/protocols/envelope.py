@@ -47,11 +47,12 @@ class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Envelope(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One message as it stands on the wire. Fields that a message does not have are None."""
+    """One message as it stands on the wire. Fields that a message does not have are None (an empty payload)."""
 
     type: str
     id: str | None = None
-    payload: msgspec.Raw | None = None
+    #: JSON bytes, not decoded; empty if there was no payload
+    payload: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     #: milliseconds since 1970, or an ISO text from deployed programs
     timestamp: float | str | None = None
     reply_to: str | None = msgspec.field(name="replyTo", default=None)
@@ -213,7 +214,7 @@ def to_message(envelope: Envelope, *, session: str | None = None, transport: str
     return Message(
         id=envelope.reply_to or envelope.id,
         type=envelope.type,
-        raw=envelope.payload,
+        raw=envelope.payload or None,
         timestamp=timestamp if isinstance(timestamp, (int, float)) else 0,
         priority=priority_of(envelope) if envelope.priority is not None else Priority.NORMAL,
         session=session,

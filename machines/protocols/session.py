@@ -58,7 +58,7 @@ class HelloAnswer:
 
 
 def _payload(envelope: Envelope, transport: str) -> _HelloPayload:
-    if envelope.payload is None:
+    if not envelope.payload:
         return _HelloPayload()
     try:
         return _hello_decoder.decode(envelope.payload)
