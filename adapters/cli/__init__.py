@@ -1,1 +1,7 @@
-"""Cli of devpipe."""
+"""The command line: ``devpipe serve``, ``send``, ``watch``, ``diagrams``, ``demo``."""
+
+from __future__ import annotations
+
+from devpipe.cli.commands import main
+
+__all__ = ["main"]

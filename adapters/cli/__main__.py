@@ -1,0 +1,7 @@
+"""``python -m devpipe.cli``: the same as the command ``devpipe``."""
+
+from __future__ import annotations
+
+from devpipe.cli.commands import main
+
+main()

@@ -1,0 +1,315 @@
+"""The commands. Exit codes: 0 done, 1 it failed (the message says how), 2 wrong usage or configuration,
+3 no transport works, 4 the time ran out, 5 the server refused it or its handler failed, 130 interrupted."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import anyio
+import click
+from rich.console import Console
+
+import devpipe
+
+__all__ = ["main"]
+
+T = TypeVar("T")
+INTERRUPTED = 130
+
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["asyncio", "trio"]),
+    default="asyncio",
+    show_default=True,
+    help="The event loop.",
+)
+server_option = click.option(
+    "--server", "server_url", metavar="URL", help="The server, like http://127.0.0.1:8000."
+)
+folder_option = click.option(
+    "--folder", type=click.Path(path_type=Path, file_okay=False), help="The shared folder."
+)
+token_option = click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A file with the token (default: the variable DEVPIPE_TOKEN).",
+)
+via_option = click.option(
+    "--via",
+    multiple=True,
+    metavar="TRANSPORT",
+    help="Only this transport: websocket, http or folder. May be repeated.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one document a line.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96})
+@click.version_option(devpipe.__version__, prog_name="devpipe")
+@click.option("--debug", is_flag=True, help="Log what happens inside to the standard error.")
+def cli(debug: bool) -> None:
+    """One message pipe over WebSocket, HTTP and a shared folder, that keeps its word when transports break.
+
+    Begin with "devpipe demo".
+    """
+    if debug:
+        logging.basicConfig(
+            level=logging.DEBUG, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
+        )
+
+
+def main() -> NoReturn:
+    """Run a command and leave with its exit code."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except devpipe.DevPipeError as error:
+        code = _show(error)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    else:
+        code = 0
+    sys.exit(code)
+
+
+def _show(error: devpipe.DevPipeError) -> int:
+    known = "" if error.outcome is None else f" [{error.outcome.value}]"
+    click.echo(f"devpipe: {error}{known}", err=True)
+    if isinstance(error, devpipe.AllTransportsFailed):
+        for inner in error.errors.values():
+            click.echo(f"  {inner}", err=True)
+    match error:
+        case devpipe.ConfigurationError() | devpipe.InvalidMessage():
+            return 2
+        case devpipe.AllTransportsFailed():
+            return 3
+        case devpipe.DeadlineExceeded():
+            return 4
+        case devpipe.RequestRefused() | devpipe.HandlerError():
+            return 5
+        case _:
+            return 1
+
+
+def _run(function: Callable[[], Awaitable[T]], backend: str) -> T:
+    try:
+        return anyio.run(function, backend=backend)
+    except LookupError as error:  # what anyio says when the package of a backend is not there
+        raise click.UsageError(f"the backend {backend} is not installed: pip install {backend}") from error
+
+
+def _token(file: Path | None) -> str | None:
+    return None if file is None else file.read_text(encoding="utf-8").strip()
+
+
+def _settings(via: tuple[str, ...]) -> list[str] | None:
+    return list(via) or None
+
+
+@cli.command()
+@click.argument("target", required=False, metavar="[MODULE:SERVER]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option("--port", default=8000, show_default=True, help="The port; 0 takes a free one.")
+@folder_option
+@backend_option
+@token_option
+@click.option(
+    "--execution-log", type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a line of JSON here before each handler starts.",
+)  # fmt: skip
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+def serve(
+    target: str | None,
+    host: str,
+    port: int,
+    folder: Path | None,
+    backend: str,
+    token_file: Path | None,
+    execution_log: Path | None,
+    quiet: bool,
+) -> None:
+    """Serve over WebSocket, HTTP and, with --folder, a shared folder.
+
+    MODULE:SERVER names a devpipe.Server in a module of yours. Without it the built-in handlers answer: "echo" and
+    "model-selection-request". Ctrl-C ends it cleanly.
+    """
+    token = _token(token_file)
+    if target is None:
+        from devpipe.cli.builtin import builtin_server
+
+        server = builtin_server(token=token, folder=folder, execution_log=execution_log)
+    else:
+        server = _load(target)
+        server.configure(token=token, folder=folder, execution_log=execution_log)
+
+    def listening(url: str) -> None:
+        if not quiet:
+            click.echo(f"devpipe serves at {url}" + (f" and in {folder}" if folder else ""))
+
+    async def run() -> None:
+        await server.serve(host=host, port=port, listening=listening)
+
+    _run(run, backend)
+
+
+def _load(target: str) -> devpipe.Server:
+    module, _, name = target.partition(":")
+    if not module or not name:
+        raise click.UsageError(f"{target!r}: give MODULE:SERVER, like myapp.pipe:server")
+    sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise click.UsageError(f"{target!r} cannot be loaded: {error}") from error
+    if not isinstance(found, devpipe.Server):
+        raise click.UsageError(f"{target!r} is no devpipe.Server but a {type(found).__name__}")
+    return found
+
+
+@cli.command()
+@click.argument("type")
+@click.argument("payload", default="null", metavar="[JSON]")
+@server_option
+@folder_option
+@token_option
+@via_option
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, help="Seconds."
+)
+@json_option
+@backend_option
+def send(
+    type: str,
+    payload: str,
+    server_url: str | None,
+    folder: Path | None,
+    token_file: Path | None,
+    via: tuple[str, ...],
+    timeout: float,
+    as_json: bool,
+    backend: str,
+) -> None:
+    """Send one message of TYPE with a JSON payload, and print the payload of the reply.
+
+    Example: devpipe send echo '{"text": "hello"}' --server http://127.0.0.1:8000
+    """
+    try:
+        document = json.loads(payload)
+    except json.JSONDecodeError as error:
+        raise click.UsageError(f"the payload is no JSON ({error}): {payload[:60]!r}") from error
+
+    async def run() -> None:
+        async with devpipe.connect(
+            server_url,
+            folder=folder,
+            token=_token(token_file),
+            transports=_settings(via),
+            connect_timeout=timeout,
+        ) as pipe:
+            reply = await pipe.send(type, document, timeout=timeout)
+            if as_json:
+                click.echo(
+                    json.dumps(
+                        {"id": reply.id, "type": reply.type, "payload": reply.payload, "via": reply.transport}
+                    )
+                )
+            else:
+                click.echo(json.dumps(reply.payload, indent=2, ensure_ascii=False))
+
+    _run(run, backend)
+
+
+@cli.command()
+@server_option
+@folder_option
+@token_option
+@via_option
+@json_option
+@backend_option
+def watch(
+    server_url: str | None,
+    folder: Path | None,
+    token_file: Path | None,
+    via: tuple[str, ...],
+    as_json: bool,
+    backend: str,
+) -> None:
+    """Open a pipe and follow what is pushed and what the transports do, until Ctrl-C."""
+
+    async def run() -> None:
+        from devpipe.cli.watching import follow
+
+        pipe = devpipe.connect(
+            server_url, folder=folder, token=_token(token_file), transports=_settings(via), wait=False
+        )
+        await follow(pipe, as_json=as_json)
+
+    _run(run, backend)
+
+
+@cli.command()
+@click.option(
+    "--svg", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Draw them as SVG into DIR (wants graphviz).",
+)  # fmt: skip
+@click.option("--write", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write the texts.")
+@click.argument("names", nargs=-1)
+def diagrams(svg: Path | None, write: Path | None, names: tuple[str, ...]) -> None:
+    """Print the diagrams of the machines, as Mermaid, drawn from the classes that run.
+
+    NAMES: breaker, lifecycle, failover, machines (default: all).
+    """
+    from devpipe.specs import render
+
+    drawn = render.mermaid_documents()
+    for name in names:
+        if name not in drawn:
+            raise click.UsageError(f"no machine is called {name!r}: there are {', '.join(drawn)}")
+    chosen = {name: text for name, text in drawn.items() if not names or name in names}
+    if svg is not None:
+        for path in render.write_svg(svg, list(chosen)):
+            click.echo(str(path))
+    elif write is not None:
+        for path in render.write_documents(write):
+            click.echo(str(path))
+    else:
+        for name, text in chosen.items():
+            click.echo(f"%% {name}\n{text}")
+
+
+@cli.command()
+@click.option("--seconds", default=20.0, show_default=True, help="Length of the play.")
+@click.option("--rate", default=300.0, show_default=True, help="Requests a second.")
+@json_option
+@backend_option
+def demo(seconds: float, rate: float, as_json: bool, backend: str) -> None:
+    """Break every transport of a pipe in use, for real, and count that nothing is lost or done twice.
+
+    Exit code 0 only if every request ended exactly once and no server process executed an id twice.
+    """
+    from devpipe.cli.demo import run_demo
+    from devpipe.cli.screen import Screen, summary_lines
+
+    console = Console(highlight=False)
+
+    async def run() -> dict[str, Any]:
+        return await run_demo(Screen(console, quiet=as_json), seconds=seconds, rate=rate)
+
+    summary = _run(run, backend)
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        for name, value in summary_lines(summary):
+            console.print(f"{name:>32}  {value}", soft_wrap=True)
+        console.print("[bold green]all is well[/]" if summary["ok"] else "[bold red]a promise was broken[/]")
+    if not summary["ok"]:
+        sys.exit(1)

@@ -1,0 +1,242 @@
+"""``devpipe demo``: the main job on an embedded default, with things broken for real.
+
+A server in a process of its own, a proxy in front of it in another, and one pipe over all three transports that keeps
+asking. The proxy cuts and refuses WebSockets and lets HTTP hang, the server is killed and started again. What was
+executed is counted by the server's own log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+import devpipe
+from devpipe.cli.screen import Screen
+
+__all__ = ["Ledger", "run_demo"]
+
+RATE = 300.0  #: requests per second
+TIMEOUT = 15.0  #: of each request, in seconds: longer than every outage of the play
+START = 20.0  #: seconds that a process may take to start
+
+
+@dataclass
+class Ledger:
+    """What has become of the requests, by the client's count."""
+
+    sent: int = 0
+    answered: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    ended: Counter[int] = field(default_factory=Counter)
+    by_transport: Counter[str] = field(default_factory=Counter)
+    longest_wait: float = 0.0  #: of the requests that ended since the last switch (seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing that happens to the world, ``at`` seconds after the beginning."""
+
+    at: float
+    words: str
+    order: str
+
+
+PLAY = (
+    Act(3.0, "the proxy cuts every WebSocket and refuses new ones", "cut"),
+    Act(6.5, "the proxy lets HTTP requests hang, without a word", "hang"),
+    Act(13.0, "the proxy behaves again", "heal"),
+    Act(16.0, "the server process is killed (SIGKILL) and started again", "kill"),
+)
+LENGTH = 20.0
+
+
+class World:
+    """The processes of the demo: a server and a proxy, on free ports of loopback and in a folder of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.folder = directory / "pipe"
+        self.log = directory / "executions.jsonl"
+        self.port = _free_port()
+        self._server: subprocess.Popen[bytes] | None = None
+        self._proxy: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> int:
+        """Start both; returns the port of the proxy."""
+        await self.start_server()
+        self._proxy = subprocess.Popen(
+            [sys.executable, "-m", "devpipe.cli.proxy", str(self.port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._proxy.stdout is not None  # asked for above
+        with anyio.fail_after(START):
+            line = await anyio.to_thread.run_sync(self._proxy.stdout.readline, abandon_on_cancel=True)
+        return int(line)
+
+    async def start_server(self) -> None:
+        """Start the server and wait until it takes connections."""
+        command = [sys.executable, "-m", "devpipe.cli", "serve", "--port", str(self.port)]
+        command += ["--folder", str(self.folder), "--execution-log", str(self.log), "--quiet"]
+        self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        with anyio.fail_after(START):
+            while True:
+                try:
+                    await (await anyio.connect_tcp("127.0.0.1", self.port)).aclose()
+                    return
+                except OSError:  # not yet: the interpreter takes its time
+                    if self._server.poll() is not None:
+                        raise devpipe.ConfigurationError("the demo's server did not start") from None
+                    await anyio.sleep(0.05)
+
+    def kill_server(self) -> None:
+        """SIGKILL: no goodbye, no flush."""
+        assert self._server is not None  # started before
+        self._server.kill()
+        self._server.wait()
+
+    def tell_proxy(self, *orders: str) -> None:
+        """Change the weather."""
+        assert self._proxy is not None and self._proxy.stdin is not None  # started with a pipe
+        for order in orders:
+            self._proxy.stdin.write(order.encode() + b"\n")
+        self._proxy.stdin.flush()
+
+    def stop(self) -> None:
+        """End both processes, and wait for them."""
+        for process in (self._proxy, self._server):
+            if process is not None and process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in (self._proxy, self._server):
+            if process is not None:
+                try:
+                    process.wait(5)
+                except subprocess.TimeoutExpired:  # it must be gone before its files are
+                    process.kill()
+                    process.wait()
+                for stream in (process.stdin, process.stdout):
+                    if stream is not None:
+                        stream.close()
+
+    def executions(self) -> tuple[int, int]:
+        """By the server's own log: requests executed, and how many of these one process executed twice."""
+        counts: Counter[tuple[str, str]] = Counter()
+        if self.log.exists():
+            for line in self.log.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError:  # the line that the kill cut off: its handler never started
+                    continue
+                counts[(str(entry["server"]), str(entry["id"]))] += 1
+        return sum(counts.values()), sum(1 for count in counts.values() if count > 1)
+
+
+@asynccontextmanager
+async def _world() -> AsyncIterator[World]:
+    with tempfile.TemporaryDirectory(prefix="devpipe-demo-") as directory:
+        os.chmod(directory, 0o700)
+        world = World(Path(directory))
+        try:
+            yield world
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(world.stop)
+
+
+async def run_demo(screen: Screen, *, seconds: float = LENGTH, rate: float = RATE) -> dict[str, Any]:
+    """Play it, and return the summary. ``seconds`` scales the length of the play."""
+    ledger = Ledger()
+    scale = seconds / LENGTH
+    async with _world() as world:
+        screen.say("starting a server and a proxy, each a process of its own")
+        port = await world.start()
+        url = f"http://127.0.0.1:{port}"
+        async with devpipe.connect(url, folder=world.folder) as pipe:
+            screen.begin(pipe, ledger, world)
+            switches = 0
+
+            def switched(event: Any) -> None:
+                nonlocal switches
+                switches += 1
+                screen.switched(event, ledger.longest_wait)
+                ledger.longest_wait = 0.0
+
+            pipe.on("transport_switched", switched)
+            began = anyio.current_time()
+            async with anyio.create_task_group() as painting:
+                painting.start_soon(screen.paint)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_play, world, screen, began, scale)
+                    while (elapsed := anyio.current_time() - began) < seconds:
+                        due = int(elapsed * rate) + 1
+                        while ledger.sent < due:
+                            ledger.sent += 1
+                            tasks.start_soon(_ask, pipe, ledger, ledger.sent)
+                        await anyio.sleep(1 / rate)
+                painting.cancel_scope.cancel()
+            executed, twice = world.executions()
+            metrics = pipe.metrics()
+    once = sum(1 for count in ledger.ended.values() if count == 1)
+    return {
+        "seconds": seconds,
+        "sent": ledger.sent,
+        "answered": ledger.answered,
+        "errors": dict(ledger.errors),
+        "ended_exactly_once": once,
+        "executed": executed,
+        "executed_twice_by_one_server": twice,
+        "switches": switches,
+        "by_transport": dict(ledger.by_transport),
+        "resent": metrics["resent"],
+        "ok": once == ledger.sent and twice == 0 and ledger.answered > 0,
+    }
+
+
+async def _ask(pipe: devpipe.Pipe, ledger: Ledger, number: int) -> None:
+    began = anyio.current_time()
+    try:
+        reply = await pipe.send("echo", {"n": number}, timeout=TIMEOUT)
+        if reply.payload != {"n": number}:
+            ledger.errors["wrong reply"] += 1
+        else:
+            ledger.answered += 1
+        ledger.by_transport[reply.transport or "?"] += 1
+    except devpipe.DevPipeError as error:
+        outcome = "unknown" if error.outcome is None else error.outcome.value
+        ledger.errors[f"{type(error).__name__} {outcome}"] += 1
+    ledger.ended[number] += 1
+    ledger.longest_wait = max(ledger.longest_wait, anyio.current_time() - began)
+
+
+async def _play(world: World, screen: Screen, began: float, scale: float) -> None:
+    for act in PLAY:
+        await anyio.sleep(max(0.0, began + act.at * scale - anyio.current_time()))
+        screen.act(act.words)
+        match act.order:
+            case "cut":
+                world.tell_proxy("refuse", "cut")
+            case "kill":
+                await anyio.to_thread.run_sync(world.kill_server)
+                await world.start_server()
+            case order:
+                world.tell_proxy(order)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
