@@ -18,6 +18,7 @@ __all__ = [
     "Effect",
     "FailoverEffect",
     "HangUp",
+    "HoldDials",
     "LifecycleEffect",
     "LoseCalls",
     "OpenLink",
@@ -99,6 +100,13 @@ class Retire:
     transport: str
 
 
-FailoverEffect: TypeAlias = Dial | HangUp | Activate | Retire
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldDials:
+    """The server itself is down: no transport dials before ``until``. None lifts the hold."""
+
+    until: float | None
+
+
+FailoverEffect: TypeAlias = Dial | HangUp | Activate | Retire | HoldDials
 
 Effect: TypeAlias = LifecycleEffect | FailoverEffect

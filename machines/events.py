@@ -24,6 +24,7 @@ __all__ = [
     "HealthUpdated",
     "Reconnecting",
     "ResumedFromSleep",
+    "ServerChanged",
     "SwitchReason",
     "TransportFailed",
     "TransportRecovered",
@@ -150,6 +151,15 @@ class Exhausted(Event):
 
     name = "exhausted"
     retry_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerChanged(Event):
+    """Another server process answers now: the one that knew our session is gone, and its memory with it."""
+
+    name = "server_changed"
+    from_: str
+    to: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

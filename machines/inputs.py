@@ -227,11 +227,15 @@ class TransportDown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What the monitor knows of a transport now: its score, and whether its breaker admits messages."""
+    """What the monitor knows of a transport now: its score, and whether its breaker admits messages.
+
+    ``retry_at``: when an open breaker will admit again, None if it admits now or an operator holds it.
+    """
 
     transport: str
     score: float
     admitted: bool
+    retry_at: float | None = None
 
 
 FailoverInput: TypeAlias = Open | Close | Select | Pin | TransportUp | TransportDown | Standing | Drained

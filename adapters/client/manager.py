@@ -24,6 +24,7 @@ from devpipe.machines.config import PipeConfig
 from devpipe.machines.effects import Activate, Dial, FailoverEffect, HangUp, HoldDials, Retire
 from devpipe.machines.errors import DevPipeError, FailureKind, TransportError
 from devpipe.machines.events import (
+    BreakerChanged,
     Disconnected,
     Event,
     Exhausted,
@@ -36,13 +37,13 @@ from devpipe.machines.events import (
     TransportSwitched,
 )
 from devpipe.machines.failover import Failover
-from devpipe.machines.inputs import Close, Drained, FailoverInput, Failure, Hold, Open, Pin, Select, Standing
+from devpipe.machines.inputs import Close, Drained, FailoverInput, Failure, Open, Pin, Select, Standing
 from devpipe.machines.message import Gap
 from devpipe.machines.protocols.calls import Call, Calls
 from devpipe.machines.protocols.cursor import PushCursor, Verdict
 from devpipe.machines.protocols.envelope import Envelope, to_message
 from devpipe.machines.protocols.session import ClientSession, HelloAnswer, read_attached
-from devpipe.machines.wiring import WIRES
+from devpipe.machines.wiring import FAILOVER, LIFECYCLE
 
 __all__ = ["EVENTS", "Manager"]
 
@@ -209,19 +210,23 @@ class Manager:
 
     def _carry_out(self, effect: FailoverEffect) -> None:
         match effect:
-            case Dial():
-                self.transports[effect.transport].connect(immediately=effect.immediately)
-            case HangUp():
-                self.transports[effect.transport].disconnect()
             case Activate():
                 self._activate(self.transports[effect.transport])
             case Retire():
                 self._retiring.add(effect.transport)
+            case Dial() | HangUp():
+                self._feed(self.transports[effect.transport], effect)
             case HoldDials():
                 for transport in self.transports.values():
-                    transport.feed(Hold(until=effect.until))
+                    self._feed(transport, effect)
             case _ as never:
                 assert_never(never)
+
+    def _feed(self, transport: Transport, effect: FailoverEffect) -> None:
+        """What the failover machine asks for is news to the lifecycle, as the table has it."""
+        for wire in LIFECYCLE:
+            if isinstance(effect, wire.output):
+                transport.feed(wire.make(effect, self.dice.jitter()))
 
     def _activate(self, transport: Transport) -> None:
         self._active = transport
@@ -277,11 +282,14 @@ class Manager:
                 self._blames.append((now + BLAME_AFTER, transport))
             if self._attached_to == transport.type:
                 self._attached_to = None
-        for wire in WIRES:
-            if isinstance(event, wire.output) and wire.target == "failover":
-                self.post(wire.make(event, now))
-            elif isinstance(event, wire.output) and wire.target == "lifecycle":
-                transport.feed(wire.make(event, now))
+        for wire in LIFECYCLE:
+            if isinstance(event, wire.output):
+                transport.feed(wire.make(event, self.dice.jitter()))
+        for wire in FAILOVER:
+            if isinstance(event, wire.output):
+                self.post(wire.make(event, self.dice.jitter()))
+        if isinstance(event, BreakerChanged):
+            self._standings(now=now)
         self.listeners.tell(event)
         self.changed()
 
@@ -374,21 +382,28 @@ class Manager:
             _, transport = self._blames.pop(0)
             if any(t.connected for t in self.transports.values() if t is not transport):
                 transport.blame(now=now)
-        if self.monitor.due(now=now):
+        if self.monitor.due(now=now, busy=bool(self.calls)):
             self._standings(now=now)
             self._finish_draining()
 
     def _standings(self, *, now: float, always: bool = False) -> None:
         """The monitor's round: health to the lifecycles, scores and admissions to the failover."""
         self.monitor.watch_silence(self.calls.open_calls(), now=now)
-        for name, standing in self.monitor.round(now=now).items():
+        for name, reading in self.monitor.round(now=now).items():
             transport = self.transports[name]
-            if standing.assess is not None:
-                transport.feed(standing.assess)
-            if standing.status_changed:
+            if reading.assess is not None:
+                transport.feed(reading.assess)
+            if reading.status_changed:
                 self._announce(HealthUpdated(transport=name, status=transport.lifecycle.status.value))
-            if standing.changed or always:
-                self.post(Standing(transport=name, score=standing.score, admitted=standing.admitted))
+            if reading.changed or always:
+                self.post(
+                    Standing(
+                        transport=name,
+                        score=reading.score.total,
+                        admitted=reading.admitted,
+                        retry_at=reading.retry_at,
+                    )
+                )
 
     def _finish_draining(self) -> None:
         for transport in self.transports.values():

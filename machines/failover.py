@@ -1,0 +1,298 @@
+"""The failover of a pipe as the manager drives it: a typed shell around ``charts/failover.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import assert_never
+
+from devpipe.machines.charts.base import Cell
+from devpipe.machines.charts.failover import (
+    FailoverChart,
+    FailoverContext,
+    FailoverEvent,
+    allowed,
+    server_down,
+    usable,
+)
+from devpipe.machines.config import FailoverConfig
+from devpipe.machines.decisions.chain import Candidate
+from devpipe.machines.effects import Activate, Dial, FailoverEffect, HangUp, HoldDials, Retire
+from devpipe.machines.events import Event, ServerChanged
+from devpipe.machines.inputs import (
+    Close,
+    Drained,
+    FailoverInput,
+    Open,
+    Pin,
+    Select,
+    Standing,
+    TransportDown,
+    TransportUp,
+)
+
+__all__ = ["Failover", "FailoverSnapshot", "FailoverState"]
+
+#: Looks after one change of a fact: each takes the chart one state on, and no way through it is longer.
+MAX_LOOKS = 8
+
+
+class FailoverState(str, Enum):
+    """Where the manager is."""
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    SELECTING = "selecting"
+    ACTIVE = "active"
+    UPGRADING = "upgrading"
+    FAILING_OVER = "failing_over"
+    EXHAUSTED = "exhausted"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverSnapshot:
+    """All of it, as plain data."""
+
+    state: str | tuple[str, ...]
+    context: FailoverContext
+
+
+class Failover:
+    """One per pipe. ``names``: the types of its transports, best first."""
+
+    def __init__(self, *, names: tuple[str, ...], config: FailoverConfig | None = None) -> None:
+        self.names = names
+        self.config = config or FailoverConfig()
+        candidates = tuple(Candidate(name=name) for name in names)
+        self._cell = Cell(FailoverContext(config=self.config, candidates=candidates))
+        self._chart = FailoverChart(self._cell)
+        self._effects: list[FailoverEffect] = []
+        self._events: list[Event] = []
+        self.steps = 0  #: events that the chart has taken
+
+    # --- state ----------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> FailoverState:
+        """Where the manager is."""
+        return FailoverState(self._cell.leaf)
+
+    @property
+    def active(self) -> str | None:
+        """The default route."""
+        return self._cell.ctx.active
+
+    @property
+    def pinned(self) -> str | None:
+        """The only transport that the operator allows."""
+        return self._cell.ctx.pinned
+
+    @property
+    def server(self) -> str | None:
+        """The server process that knows our session."""
+        return self._cell.ctx.server
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The facts, in the order of the chain."""
+        return self._cell.ctx.candidates
+
+    @property
+    def server_down(self) -> bool:
+        """Everything is refused: it is the server, not one path."""
+        return server_down(self._cell.ctx)
+
+    def usable(self) -> list[str]:
+        """The transports that messages may go over now: the active one first, then as the chain has them."""
+        names = [c.name for c in usable(self._cell.ctx)]
+        return sorted(names, key=lambda name: name != self.active)
+
+    def elsewhere(self, name: str) -> bool:
+        """True if this transport reaches another server than the one that knows our session."""
+        ctx = self._cell.ctx
+        candidate = ctx.of(name)
+        return (
+            candidate is not None
+            and candidate.up
+            and bool(candidate.server)
+            and ctx.server is not None
+            and candidate.server != ctx.server
+        )
+
+    def will_try_before(self, deadline: float) -> bool:
+        """Something is usable, or somebody will dial, or a breaker will admit, before ``deadline``."""
+        ctx = self._cell.ctx
+        if self.state in (FailoverState.CLOSING, FailoverState.CLOSED):
+            return False
+        return self.state is FailoverState.IDLE or any(
+            (c.up and c.admitted)
+            or (c.up and c.admit_at is not None and c.admit_at <= deadline)
+            or (not c.up and c.retry_at is not None and c.retry_at <= deadline)
+            for c in allowed(ctx)
+        )
+
+    def why(self) -> str:
+        """The choice in one sentence, for the log."""
+        ctx = self._cell.ctx
+        parts = []
+        for c in ctx.candidates:
+            if self.elsewhere(c.name):
+                parts.append(f"{c.name} reaches another server")
+            elif not c.up:
+                parts.append(f"{c.name} is down" + (f" ({c.failure.reason})" if c.failure else ""))
+            elif not c.admitted:
+                parts.append(f"{c.name} is held by its breaker")
+            else:
+                parts.append(f"{c.name} scores {c.score:.2f}")
+        pin = f"; pinned to {ctx.pinned}" if ctx.pinned else ""
+        return ", ".join(parts) + pin
+
+    # --- the common verbs -----------------------------------------------------------------------------
+
+    def receive(self, item: FailoverInput, *, now: float, jitter: float = 0.5) -> None:
+        """Take one input."""
+        ev = FailoverEvent(now=now, jitter=jitter)
+        match item:
+            case Open():
+                self._step("open", ev)
+            case Close():
+                self._step("close", ev)
+            case Select():
+                self._step("select", ev)
+            case Pin():
+                self._cell.ctx = replace(self._cell.ctx, pinned=item.transport)
+                if item.transport is not None and not self._is_up(item.transport):
+                    self._effects.append(Dial(transport=item.transport, immediately=True))
+            case TransportUp():
+                self._up(item)
+            case TransportDown():
+                before = self._cell.ctx.of(item.transport)
+                self._change(
+                    item.transport,
+                    up=False,
+                    failure=item.failure,
+                    retry_at=item.retry_at,
+                    down_since=now if before is None or before.down_since is None else before.down_since,
+                )
+                self._reconsider_server()
+            case Standing():
+                self._change(
+                    item.transport, score=item.score, admitted=item.admitted, admit_at=item.retry_at
+                )
+            case Drained():
+                if not self.config.standby and item.transport != self.active:
+                    self._effects.append(HangUp(transport=item.transport))
+            case _ as never:
+                assert_never(never)
+        self._look(ev)
+
+    def next_deadline(self) -> float | None:
+        """When ``handle_deadline`` wants to be called."""
+        ctx = self._cell.ctx
+        times = [ctx.deadline]
+        if self.state is FailoverState.ACTIVE:
+            times.append(self._next_reconsideration())
+        if self.state is FailoverState.EXHAUSTED and server_down(ctx):
+            times.append(ctx.hold_until)
+        return min((at for at in times if at is not None), default=None)
+
+    def handle_deadline(self, *, now: float, jitter: float = 0.5) -> None:
+        """The time has come, or not yet: then nothing happens."""
+        at = self.next_deadline()
+        if at is not None and at <= now:
+            self._cell.ctx = replace(self._cell.ctx, candidates=self._forget_ejections(now))
+            self._look(FailoverEvent(now=now, jitter=jitter))
+            # handled: it does not come back
+            ctx = self._cell.ctx
+            if ctx.deadline is not None and ctx.deadline <= now:
+                ctx = self._cell.ctx = replace(ctx, deadline=None)
+            if ctx.reconsider_at is not None and ctx.reconsider_at <= now:
+                self._cell.ctx = replace(ctx, reconsider_at=None)
+
+    def drain_effects(self) -> list[FailoverEffect]:
+        """What the manager is to do now, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def drain_events(self) -> list[Event]:
+        """What a program may hear."""
+        events, self._events = self._events, []
+        return events
+
+    def snapshot(self) -> FailoverSnapshot:
+        """All of it, as plain data; outputs must have been drained."""
+        return FailoverSnapshot(self._cell.state_data, self._cell.ctx)
+
+    def restore(self, snapshot: FailoverSnapshot) -> None:
+        """Put a snapshot back."""
+        self._cell.restore_state(snapshot.state)
+        self._cell.ctx = snapshot.context
+        self._effects.clear()
+        self._events.clear()
+
+    # --- inside ---------------------------------------------------------------------------------------
+
+    def _is_up(self, name: str) -> bool:
+        candidate = self._cell.ctx.of(name)
+        return candidate is not None and candidate.up
+
+    def _up(self, item: TransportUp) -> None:
+        self._change(
+            item.transport, up=True, server=item.server, failure=None, retry_at=None, down_since=None
+        )
+        ctx = self._cell.ctx
+        if ctx.holds or ctx.hold_until is not None:
+            self._effects.append(HoldDials(until=None))
+            self._cell.ctx = replace(ctx, holds=0, hold_until=None)
+        if item.server and ctx.server is None:
+            self._cell.ctx = replace(self._cell.ctx, server=item.server)
+        self._reconsider_server()
+
+    def _reconsider_server(self) -> None:
+        """If no proven transport reaches the process that knows us, the one that is reached is our server now."""
+        ctx = self._cell.ctx
+        reached = [c.server for c in ctx.candidates if c.up and c.server]
+        if ctx.server is not None and reached and ctx.server not in reached:
+            self._events.append(ServerChanged(from_=ctx.server, to=reached[0]))
+            self._cell.ctx = replace(ctx, server=reached[0])
+
+    def _next_reconsideration(self) -> float | None:
+        """When a better transport that is up may take over: after the minimum stay, or its ejection."""
+        ctx = self._cell.ctx
+        stay = ctx.since + ctx.config.min_stay
+        ends = [max(stay, c.ejected_until) for c in ctx.candidates if c.up and c.ejected_until is not None]
+        return min([*ends, *(at for at in [ctx.reconsider_at] if at is not None)], default=None)
+
+    def _forget_ejections(self, now: float) -> tuple[Candidate, ...]:
+        return tuple(
+            replace(c, ejected_until=None) if c.ejected_until is not None and c.ejected_until <= now else c
+            for c in self._cell.ctx.candidates
+        )
+
+    def _change(self, name: str, **facts: object) -> None:
+        ctx = self._cell.ctx
+        self._cell.ctx = replace(
+            ctx,
+            candidates=tuple(
+                replace(c, **facts) if c.name == name else c  # type: ignore[arg-type]  # facts of a candidate
+                for c in ctx.candidates
+            ),
+        )
+
+    def _look(self, ev: FailoverEvent) -> None:
+        for _ in range(MAX_LOOKS):
+            before = self._cell.leaf
+            self._step("look", ev)
+            if self._cell.leaf == before:
+                return
+        raise AssertionError("the failover chart does not come to rest")  # our bug, found by the explorer
+
+    def _step(self, event: str, ev: FailoverEvent) -> None:
+        self.steps += 1
+        for item in self._chart.step(event, ev):
+            if isinstance(item, (Dial, HangUp, Activate, Retire, HoldDials)):
+                self._effects.append(item)
+            elif isinstance(item, Event):
+                self._events.append(item)
