@@ -10,6 +10,7 @@ import anyio
 from devpipe.adapters.transports.link import Capabilities, LinkHost, LinkLost, Terms
 from devpipe.machines.errors import FailureKind, QueueFull
 from devpipe.machines.inputs import Failure
+from devpipe.machines.message import Position
 from devpipe.machines.protocols.calls import Call
 
 if TYPE_CHECKING:
@@ -113,8 +114,16 @@ class _MemoryPath:
     def __init__(self, link: MemoryLink) -> None:
         self._link = link
 
-    def send(self, data: bytes, *, reply_to: str | None = None) -> None:
+    def send(
+        self,
+        data: bytes,
+        *,
+        reply_to: str | None = None,
+        position: Position | None = None,
+        accepted: bool = False,
+        error: str | None = None,
+    ) -> None:
         self._link.deliver(data)
 
-    def close(self, reason: str) -> None:
-        self._link.lose(reason)
+    def close(self, code: int, error: str) -> None:
+        self._link.lose(f"the server closed the path: {error}")

@@ -1,0 +1,384 @@
+"""The other end of a pipe: one table of handlers for all transports.
+
+``async with server:`` is its life: handlers run in its own task group, whatever transport a message came by. It is also
+an ASGI application; mounted in another one, the parent's lifespan enters it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path as FilePath
+from types import TracebackType
+from typing import Any, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.to_thread import run_sync
+
+from devpipe.adapters.alarm import Alarm
+from devpipe.adapters.ports.clock import Clock, Dice, SystemClock, SystemDice
+from devpipe.adapters.server.application import Application
+from devpipe.adapters.server.audit import ExecutionLog
+from devpipe.adapters.server.path import Path
+from devpipe.machines.config import FolderConfig, ServerConfig
+from devpipe.machines.errors import ConfigurationError, DevPipeError, HandlerError, RequestRefused
+from devpipe.machines.message import Message
+from devpipe.machines.protocols.envelope import ErrorBody, check_type, encode_payload
+from devpipe.machines.protocols.service import Service
+from devpipe.machines.protocols.serving import (
+    Arrived,
+    CancelHandler,
+    ClosePath,
+    HandlerEnded,
+    PathClosed,
+    PathOpened,
+    Pushed,
+    RunHandler,
+    SendTo,
+    ServiceInput,
+    Shutdown,
+    StreamOpened,
+)
+
+__all__ = ["Handler", "Server"]
+
+log = logging.getLogger("devpipe.server")
+
+Handler = Callable[[Message], Any]
+H = TypeVar("H", bound=Handler)
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+IDENTITY_CHARS = 12
+#: Types that an error for an unknown one lists.
+MAX_LISTED = 20
+
+
+class Server:
+    """Register handlers, then serve, mount, or enter it.
+
+    ``token``: what every client must show, as a bearer token. ``folder``: serve this shared folder too.
+    ``execution_log``: a file that gets one line of JSON before each handler starts: who ran what, told by the server.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig | None = None,
+        *,
+        token: str | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        folder_options: FolderConfig | None = None,
+        execution_log: str | os.PathLike[str] | None = None,
+        clock: Callable[[], Clock] = SystemClock,
+        dice: Dice | None = None,
+    ) -> None:
+        self.config = config or ServerConfig()
+        self.token = token
+        self.folder = None if folder is None else FilePath(folder)
+        self.folder_options = folder_options or FolderConfig()
+        self._execution_log = execution_log
+        self._audit: ExecutionLog | None = None
+        self._make_clock = clock
+        self._dice = dice or SystemDice()
+        self._handlers: dict[str, Handler] = {}
+        self._tasks: TaskGroup | None = None
+        self._numbers: dict[Path, int] = {}
+        self._paths: dict[int, Path] = {}
+        self._count = 0
+        self._runs: dict[int, anyio.CancelScope] = {}
+        self._application = Application(self)
+        self._busy = False
+        self._inbox: list[ServiceInput] = []
+
+    # --- handlers -------------------------------------------------------------------------------------
+
+    def handler(self, type: str) -> Callable[[H], H]:
+        """Decorator: this function answers messages of ``type``. It may be sync (then it runs in a thread) or async.
+
+        It gets a ``Message`` and returns what can be written as JSON. Raise ``HandlerError`` or ``RequestRefused`` to
+        say what went wrong; anything else is told to the client as ``handler_error`` with an id, and its traceback
+        stands in the log under that id. Raises ``ConfigurationError`` if the type has a handler.
+        """
+        check_type(type)
+
+        def register(function: H) -> H:
+            if type in self._handlers:
+                raise ConfigurationError(f"there is a handler for {type!r} already: {self._handlers[type]!r}")
+            self._handlers[type] = function
+            return function
+
+        return register
+
+    def configure(
+        self,
+        *,
+        token: str | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        execution_log: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Set what was not set before it is entered; None leaves a setting as it is."""
+        if token is not None:
+            self.token = token
+        if folder is not None:
+            self.folder = FilePath(folder)
+        if execution_log is not None:
+            self._execution_log = execution_log
+
+    async def push(self, type: str, payload: object = None, *, session: str | None = None) -> None:
+        """Push to every live session, connected or not; with ``session=message.session`` to that one.
+
+        Raises ``InvalidMessage`` if the payload is no JSON or larger than the smallest transport takes.
+        """
+        check_type(type)
+        data = encode_payload(payload, type=type)
+        limit = self.config.websocket_max_message_bytes - 1024
+        if len(data) > limit:
+            raise ConfigurationError(
+                f"the push {type!r} has {len(data)} bytes; the smallest transport takes {limit}"
+            )
+        self._feed(Pushed(type=type, payload=data, session=session))
+        await anyio.lowlevel.checkpoint()
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Inside ``async with``."""
+        return self._tasks is not None
+
+    @property
+    def identity(self) -> str:
+        """This run of this server: another one after each start."""
+        return self._service.identity
+
+    async def __aenter__(self) -> Server:
+        if self._tasks is not None:
+            raise ConfigurationError("this server runs already")
+        self.clock = self._make_clock()
+        identity = self._dice.token(IDENTITY_CHARS)
+        self._service = Service(config=self.config, identity=identity, epochs=self._dice.token(8))
+        if self._execution_log is not None:
+            self._audit = ExecutionLog(self._execution_log, identity)
+        self._alarm = Alarm(self.clock)
+        self._alarm.watch(self)
+        tasks = anyio.create_task_group()
+        await tasks.__aenter__()
+        self._tasks = tasks
+        tasks.start_soon(self._alarm.run)
+        if self.folder is not None:
+            from devpipe.adapters.server.folder import FolderServer
+
+            folder = FolderServer(self, self.folder, config=self.folder_options)
+            try:
+                await tasks.start(folder.run)
+            except BaseException:
+                await self.__aexit__(None, None, None)
+                raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._tasks is not None  # entered before
+        self.shut_down()
+        tasks, self._tasks = self._tasks, None
+        tasks.cancel_scope.cancel()
+        try:
+            await tasks.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            raise _first(group) from None  # the bare cause, never a group of one
+        finally:
+            if self._audit is not None:
+                self._audit.close()
+                self._audit = None
+            self._numbers.clear()
+            self._paths.clear()
+
+    def shut_down(self) -> None:
+        """Take nothing new and end every path; a second time changes nothing."""
+        if self._tasks is not None:
+            self._feed(Shutdown())
+
+    async def serve(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        listening: Callable[[str], None] | None = None,
+    ) -> None:
+        """Serve until cancelled, or until SIGINT or SIGTERM; ``listening`` is told the real address.
+
+        Raises ``ConfigurationError`` if the address cannot be had, or is reachable from outside without a token.
+        """
+        from devpipe.adapters.server.serve import serve
+
+        await serve(self, host=host, port=port, listening=listening)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        await self._application(scope, receive, send)
+
+    # --- paths ----------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, path: Path) -> None:
+        """One message has arrived on ``path``, whatever its bytes are. Never blocks or raises."""
+        self._feed(Arrived(path=self._number(path), data=data))
+
+    def open_stream(self, path: Path, *, session: str, server: str, last_event_id: str) -> None:
+        """A client wants its stream of pushes on ``path``; it is closed if the session is not known."""
+        number = self._name(path)
+        self._feed(
+            StreamOpened(
+                path=number,
+                session=session,
+                server=server,
+                last_event_id=last_event_id,
+                max_message_bytes=path.max_message_bytes,
+            )
+        )
+
+    def drop(self, path: Path) -> None:
+        """This path is gone; a second time changes nothing."""
+        number = self._numbers.pop(path, None)
+        if number is not None:
+            self._paths.pop(number, None)
+            if self._tasks is not None:
+                self._feed(PathClosed(path=number))
+
+    def _number(self, path: Path) -> int:
+        number = self._numbers.get(path)
+        if number is None:
+            number = self._name(path)
+            self._feed(
+                PathOpened(path=number, transport=path.transport, max_message_bytes=path.max_message_bytes)
+            )
+        return number
+
+    def _name(self, path: Path) -> int:
+        self._count += 1
+        self._numbers[path] = self._count
+        self._paths[self._count] = path
+        return self._count
+
+    # --- the pump -------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        return self._service.next_deadline()
+
+    def handle_deadline(self, *, now: float) -> None:
+        self._service.handle_deadline(now=now, wall=int(self.clock.wall() * 1000))
+        self._carry_out()
+
+    def _feed(self, item: ServiceInput) -> None:
+        self._inbox.append(item)
+        if self._busy:
+            return  # what is being handled now comes first
+        self._busy = True
+        try:
+            while self._inbox:
+                now, wall = self.clock.now(), int(self.clock.wall() * 1000)
+                self._service.receive(self._inbox.pop(0), now=now, wall=wall)
+                self._carry_out()
+        finally:
+            self._busy = False
+
+    def _carry_out(self) -> None:
+        for effect in self._service.drain_effects():
+            match effect:
+                case SendTo():
+                    path = self._paths.get(effect.path)
+                    if path is not None:
+                        path.send(
+                            effect.data,
+                            reply_to=effect.reply_to,
+                            position=effect.position,
+                            accepted=effect.accepted,
+                            error=effect.error,
+                        )
+                case RunHandler():
+                    if self._tasks is not None:
+                        self._tasks.start_soon(self._run, effect)
+                case CancelHandler():
+                    scope = self._runs.get(effect.run)
+                    if scope is not None:
+                        scope.cancel()
+                case ClosePath():
+                    path = self._paths.pop(effect.path, None)
+                    if path is not None:
+                        self._numbers.pop(path, None)
+                        path.close(effect.code, effect.error.code)
+        self._alarm.nudge(self._service.next_deadline())
+
+    # --- running handlers -----------------------------------------------------------------------------
+
+    async def _run(self, run: RunHandler) -> None:
+        payload = b"null"
+        failed: ErrorBody | None = ErrorBody(code="cancelled", message="cancelled", outcome="executed")
+        with anyio.CancelScope() as scope:
+            self._runs[run.run] = scope
+            payload, failed = await self._answer(run)
+        del self._runs[run.run]
+        self._feed(HandlerEnded(run=run.run, payload=payload, error=failed))
+
+    async def _answer(self, run: RunHandler) -> tuple[bytes, ErrorBody | None]:
+        handler = self._handlers.get(run.type)
+        if handler is None:
+            known = ", ".join(sorted(self._handlers)[:MAX_LISTED]) or "none"
+            text = f"no handler for {run.type[:60]!r}; there are: {known}"
+            return b"null", ErrorBody(code="unknown_type", message=text, outcome="rejected")
+        message = Message(
+            id=run.id,
+            type=run.type,
+            raw=run.payload or None,
+            timestamp=run.timestamp,
+            priority=run.priority,
+            session=run.session,
+            transport=run.transport,
+        )
+        if self._audit is not None:
+            self._audit.write(id=run.id, session=run.session, type=run.type, transport=run.transport)
+        try:
+            if inspect.iscoroutinefunction(handler):
+                result = await handler(message)
+            else:
+                result = await run_sync(handler, message, abandon_on_cancel=True)
+                if inspect.isawaitable(result):
+                    result = await result
+            return encode_payload(result, type=run.type, message_id=run.id), None
+        except HandlerError as error:
+            return b"null", ErrorBody(
+                code=error.code, message=str(error), details=_plain(error.details), outcome="executed"
+            )
+        except RequestRefused as error:
+            return b"null", ErrorBody(
+                code=error.code, message=str(error), details=_plain(error.details), outcome="rejected"
+            )
+        except Exception as error:
+            # whatever a handler raises is told as an id here, and in full in the log: nothing of it leaks out
+            error_id = self._dice.token(8)
+            log.exception("handler for %r failed, error id %s, message %r", run.type, error_id, run.id)
+            bad_result = isinstance(error, DevPipeError)
+            text = "the handler's result is no JSON" if bad_result else "the handler failed"
+            return b"null", ErrorBody(
+                code="handler_error",
+                message=f"{text} (error id {error_id})",
+                details={"errorId": error_id},
+                outcome="executed",
+            )
+
+
+def _plain(details: object) -> object:
+    try:
+        encode_payload(details, type="details")
+    except DevPipeError:  # details are for people: what is no JSON is shown as text
+        return repr(details)
+    return details
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -1,0 +1,88 @@
+"""The stream of one session: pushes and late replies as server-sent events."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import anyio
+
+from devpipe.machines.message import Position
+
+__all__ = ["StreamPath"]
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+#: Events that wait for a client that reads too slowly; beyond that its stream ends, and it comes back for them.
+MAX_WAITING = 10_000
+HEADERS = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # nginx buffers streams unless it is told not to
+]
+
+
+class StreamPath:
+    """The server's end of one ``GET /stream``."""
+
+    transport = "stream"
+
+    def __init__(self, limit: int, *, keep_alive: float) -> None:
+        self.max_message_bytes = limit
+        self.closed = False
+        self._keep_alive = keep_alive
+        self._waiting: deque[bytes] = deque()
+        self._wake = anyio.Event()
+
+    def send(
+        self,
+        data: bytes,
+        *,
+        reply_to: str | None = None,
+        position: Position | None = None,
+        accepted: bool = False,
+        error: str | None = None,
+    ) -> None:
+        if len(self._waiting) >= MAX_WAITING:
+            self.close(1008, "too_slow")
+            return
+        id = b"" if position is None else f"id: {position.epoch}:{position.offset}\n".encode()
+        self._waiting.append(id + b"data: " + data + b"\n\n")  # JSON as we write it has no line breaks
+        self._wake.set()
+
+    def close(self, code: int, error: str) -> None:
+        self.closed = True
+        self._wake.set()
+
+    async def run(self, receive: Receive, send: Send, *, nonce: str, server: str) -> None:
+        """Carry events until the client has gone, or the stream is closed."""
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        proof = json.dumps({"nonce": nonce[:128], "server": server})
+        await self._say(send, f"event: proof\ndata: {proof}\n\n".encode())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_until_disconnect, receive, tasks.cancel_scope)
+            while not self.closed:
+                if self._waiting:
+                    events, self._waiting = b"".join(self._waiting), deque()
+                    await self._say(send, events)
+                    continue
+                self._wake = anyio.Event()
+                with anyio.move_on_after(self._keep_alive) as pause:
+                    await self._wake.wait()
+                if pause.cancelled_caught:
+                    await self._say(send, b":\n\n")
+            with anyio.move_on_after(1.0):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            tasks.cancel_scope.cancel()
+
+    async def _say(self, send: Send, data: bytes) -> None:
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def _until_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
