@@ -25,6 +25,7 @@ from devpipe.machines.effects import Activate, Dial, FailoverEffect, HangUp, Hol
 from devpipe.machines.errors import DevPipeError, FailureKind, TransportError
 from devpipe.machines.events import (
     BreakerChanged,
+    Connected,
     Disconnected,
     Event,
     Exhausted,
@@ -282,14 +283,14 @@ class Manager:
                 self._blames.append((now + BLAME_AFTER, transport))
             if self._attached_to == transport.type:
                 self._attached_to = None
+        if isinstance(event, (BreakerChanged, Connected)):
+            self._standings(now=now)  # the choice that follows is made with what is true now
         for wire in LIFECYCLE:
             if isinstance(event, wire.output):
                 transport.feed(wire.make(event, self.dice.jitter()))
         for wire in FAILOVER:
             if isinstance(event, wire.output):
                 self.post(wire.make(event, self.dice.jitter()))
-        if isinstance(event, BreakerChanged):
-            self._standings(now=now)
         self.listeners.tell(event)
         self.changed()
 

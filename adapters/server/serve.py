@@ -51,18 +51,27 @@ async def serve(
     async def until_ended() -> None:
         await ended.wait()
 
+    async def until_cancelled() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            server.shut_down()
+            ended.set()
+
     run: Callable[..., Any] = hypercorn.trio.serve if in_trio() else hypercorn.asyncio.serve
     with bound:
         async with server, anyio.create_task_group() as tasks:
+            tasks.start_soon(until_cancelled)
             if threading.current_thread() is threading.main_thread():
                 tasks.start_soon(_until_signal, server, ended)
             if listening is not None:
                 shown = f"[{host}]" if ":" in host else host
                 listening(f"http://{shown}:{bound.getsockname()[1]}")
-            try:
+            # cancelled from outside, hypercorn would drop its connections noisily: it is told to end instead,
+            # and takes no longer than its grace
+            with anyio.CancelScope(shield=True):
                 await run(server, config, shutdown_trigger=until_ended, mode="asgi")
-            finally:
-                tasks.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
 
 
 async def _until_signal(server: Server, ended: anyio.Event) -> None:
