@@ -181,6 +181,9 @@ class SingleTransport:
     def returned(self, call: Call, failure: Failure, transport: Transport) -> None:
         self.traffic.returned(call, failure, transport)
 
+    def to_blame(self, transport: Transport) -> bool:
+        return True
+
     def released(self, call: Call) -> None:
         self.traffic.released(call)
 

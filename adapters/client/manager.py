@@ -274,6 +274,10 @@ class Manager:
     def released(self, call: Call) -> None:
         self.traffic.released(call)
 
+    def to_blame(self, transport: Transport) -> bool:
+        others = [t for t in self.transports.values() if t is not transport]
+        return not others or any(t.connected for t in others)
+
     def happened(self, transport: Transport, event: Event) -> None:
         now = self.clock.now()
         if isinstance(event, Disconnected):
@@ -381,7 +385,7 @@ class Manager:
             self._pump.post(None)
         while self._blames and self._blames[0][0] <= now:
             _, transport = self._blames.pop(0)
-            if any(t.connected for t in self.transports.values() if t is not transport):
+            if self.to_blame(transport):
                 transport.blame(now=now)
         if self.monitor.due(now=now, busy=bool(self.calls)):
             self._standings(now=now)

@@ -58,6 +58,13 @@ async def serve(
             server.shut_down()
             ended.set()
 
+    async def carry(scope: anyio.CancelScope) -> None:
+        # a task of its own, because hypercorn leaves marks of cancellation on the one that runs it; shielded,
+        # because cancelled it would drop its connections noisily: it is told to end instead, within its grace
+        with anyio.CancelScope(shield=True):
+            await run(server, config, shutdown_trigger=until_ended, mode="asgi")
+        scope.cancel()
+
     run: Callable[..., Any] = hypercorn.trio.serve if in_trio() else hypercorn.asyncio.serve
     with bound:
         async with server, anyio.create_task_group() as tasks:
@@ -67,11 +74,7 @@ async def serve(
             if listening is not None:
                 shown = f"[{host}]" if ":" in host else host
                 listening(f"http://{shown}:{bound.getsockname()[1]}")
-            # cancelled from outside, hypercorn would drop its connections noisily: it is told to end instead,
-            # and takes no longer than its grace
-            with anyio.CancelScope(shield=True):
-                await run(server, config, shutdown_trigger=until_ended, mode="asgi")
-            tasks.cancel_scope.cancel()
+            tasks.start_soon(carry, tasks.cancel_scope)
 
 
 async def _until_signal(server: Server, ended: anyio.Event) -> None:

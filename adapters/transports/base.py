@@ -127,6 +127,10 @@ class Owner(Protocol):
         """The server's answer to ``attach``."""
         ...
 
+    def to_blame(self, transport: Transport) -> bool:
+        """True if a failure is this transport's own: when all fail together, it is the server."""
+        ...
+
     def released(self, call: Call) -> None:
         """A reply to an earlier attempt ended the call: give the present attempt's place and permit back."""
         ...
@@ -491,7 +495,7 @@ class Transport:
         """An attempt is over without a reply. ``count``: it is a failure of its own, not one of many in a loss."""
         permit, call.permit = call.permit, None
         if permit is not None:
-            if count:
+            if count and self.owner.to_blame(self):
                 self.breaker.failure(permit, now=now)
             else:
                 self.breaker.release(permit)
