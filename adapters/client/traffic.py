@@ -326,19 +326,22 @@ class Traffic:
     def abandon_session(self, reason: str) -> None:
         """What may have been sent in the lost session ends here; what was never sent goes into the next one."""
         for call in self.calls.open_calls():
-            if call.known is not Outcome.NEVER_SENT:
-                self.released(call)
-                self._fail(
-                    call,
-                    TransportError(
-                        f"the session was lost while message {call.id} was in flight: {reason}",
-                        kind=FailureKind.UNAVAILABLE,
-                        outcome=call.known,
-                        message_id=call.id,
-                    ),
-                )
-            else:
+            if call.handed_over:
+                self.released(call)  # it may be had back: a request that nobody has taken from the folder
+            call.end_attempt()
+            if call.outcome is Outcome.NEVER_SENT:
                 call.expires_at = None
+                self._parked[call.id] = call
+                continue
+            self._fail(
+                call,
+                TransportError(
+                    f"the session was lost while message {call.id} was in flight: {reason}",
+                    kind=FailureKind.UNAVAILABLE,
+                    outcome=call.outcome,
+                    message_id=call.id,
+                ),
+            )
 
     def _fail(self, call: Call, error: DevPipeError) -> None:
         if self.calls.get(call.id) is call:

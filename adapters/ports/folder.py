@@ -1,0 +1,173 @@
+"""Files behind a small protocol: complete when the name appears, never through a link, never blocked by a pipe.
+
+Every operation is relative to an open directory, so that nobody can swap the path underneath. They are short system
+calls and are made in the event loop: a thread would cost more than they do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from devpipe.machines.errors import ConfigurationError
+
+__all__ = ["Directory", "NotAFile", "open_directory"]
+
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
+#: File systems that cannot make hard links say so with one of these.
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+
+
+class NotAFile(OSError):
+    """The entry is a link, a pipe, a directory, a file with two names, or too large: it was not opened for reading."""
+
+
+class Directory:
+    """One open directory. Close it, or use it in ``with``."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    def names(self) -> list[str]:
+        """What is in it, in no order."""
+        return os.listdir(self._fd)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The whole file. Raises ``NotAFile`` for what is none of ours, ``OSError`` for what cannot be read."""
+        fd = os.open(name, os.O_RDONLY | _NOFOLLOW | _NONBLOCK, dir_fd=self._fd)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                raise NotAFile(errno.EINVAL, "no plain file of its own", name)
+            if status.st_size > limit:
+                raise NotAFile(errno.EFBIG, f"{status.st_size} bytes, the limit is {limit}", name)
+            parts: list[bytes] = []
+            room = limit + 1
+            while room > 0 and (part := os.read(fd, room)):
+                parts.append(part)
+                room -= len(part)
+            return b"".join(parts)
+        finally:
+            os.close(fd)
+
+    def write(self, name: str, data: bytes, *, durability: str = "none") -> None:
+        """Write a new file that is on no watcher's way yet. Leaves nothing behind when it fails."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW
+        fd = os.open(name, flags, 0o600, dir_fd=self._fd)
+        try:
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]  # a full disk may take a part of it
+                if durability != "none":
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+        except BaseException:
+            self.remove(name)
+            raise
+
+    def move_to(self, name: str, target: Directory, new: str, *, durability: str = "none") -> None:
+        """Give a file its final place: complete when the name appears."""
+        os.rename(name, new, src_dir_fd=self._fd, dst_dir_fd=target._fd)
+        if durability == "full":
+            os.fsync(target._fd)
+
+    def claim(self, name: str, target: Directory, new: str) -> bool:
+        """Take a file away from all others: True for the one who wins.
+
+        By a second name and the removal of the first, since a rename out of a watched directory holds up watchdog for
+        half a second; by rename where the file system has no second names.
+        """
+        try:
+            os.link(name, new, src_dir_fd=self._fd, dst_dir_fd=target._fd, follow_symlinks=False)
+        except (FileExistsError, FileNotFoundError):
+            return False  # somebody else has it, or had it
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            try:
+                os.rename(name, new, src_dir_fd=self._fd, dst_dir_fd=target._fd)
+            except FileNotFoundError:
+                return False
+            return True
+        self.remove(name)
+        return True
+
+    def remove(self, name: str) -> bool:
+        """Remove a file; True if it was there."""
+        try:
+            os.unlink(name, dir_fd=self._fd)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def modified(self, name: str) -> float | None:
+        """When it was written last, on the wall clock of whoever keeps the files; None if it is gone or no file."""
+        try:
+            status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return status.st_mtime if stat.S_ISREG(status.st_mode) else None
+
+    def sub(self, name: str, *, make: bool) -> Directory:
+        """A directory in it; made with mode 0700 where that is wanted. Raises ``OSError`` if it is a link."""
+        if make:
+            try:
+                os.mkdir(name, 0o700, dir_fd=self._fd)
+            except FileExistsError:
+                pass  # ours from before, or made by the other side
+        fd = os.open(name, os.O_RDONLY | _DIRECTORY | _NOFOLLOW, dir_fd=self._fd)
+        return Directory(self.path / name, fd)
+
+    def close(self) -> None:
+        """Close it; a second time changes nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_directory(path: Path, *, make: bool, allow_shared: bool) -> Directory:
+    """Open the shared folder.
+
+    Raises ``ConfigurationError`` if others may write there (the mode, or the owner) and ``allow_shared`` is not set:
+    whoever may write can forge requests and replies. Raises ``OSError`` if it cannot be opened or made.
+    """
+    if make:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = Directory(path, os.open(path, os.O_RDONLY | _DIRECTORY))
+    if sys.platform != "win32" and not allow_shared:
+        status = os.fstat(directory._fd)
+        wrong = ""
+        if status.st_uid != os.geteuid():
+            wrong = f"it belongs to the user {status.st_uid}"
+        elif status.st_mode & 0o022:
+            wrong = f"others may write in it (mode {stat.S_IMODE(status.st_mode):o})"
+        if wrong:
+            directory.close()
+            raise ConfigurationError(
+                f"the folder {str(path)!r} is not safe: {wrong}; make it yours with mode 0700, "
+                "or set folder_options.allow_shared"
+            )
+    return directory
+
+
+def draft_name() -> str:
+    """A name for a file that is being written; nobody else has it."""
+    return f"draft_{secrets.token_hex(8)}"

@@ -1,0 +1,232 @@
+"""The server's side of the shared folder: a request is claimed, recorded, executed, answered, and only then removed.
+
+Several processes may serve one folder: each request is claimed by one of them. What a killed server had claimed is
+never run again: its clients learn from the changed identity that it may have run.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.abc import TaskStatus
+
+from devpipe.adapters.ports.folder import Directory, draft_name, open_directory
+from devpipe.adapters.ports.watcher import Watcher
+from devpipe.machines.config import FolderConfig
+from devpipe.machines.errors import ConfigurationError
+from devpipe.machines.message import Position
+from devpipe.machines.protocols.folder import (
+    BEAT,
+    beat_data,
+    client_of,
+    is_orphan,
+    push_name,
+    request_id,
+    request_name,
+    response_name,
+    scan_requests,
+)
+
+if TYPE_CHECKING:
+    from devpipe.adapters.server.server import Server
+
+__all__ = ["FolderServer"]
+
+log = logging.getLogger("devpipe.server.folder")
+
+ENVELOPE_ROOM = 4096
+#: Clients that are kept in mind; the one that was silent longest makes room.
+MAX_CLIENTS = 10_000
+
+
+class FolderServer:
+    """Serves ``root`` for ``server``; ``run`` is its life."""
+
+    def __init__(self, server: Server, root: FilePath, *, config: FolderConfig) -> None:
+        self._server = server
+        self._path = root
+        self._config = config
+        self._wake = anyio.Event()
+        self._clients: dict[str, _ClientPath] = {}
+        self._strange: set[str] = set()
+        self.refused = 0  #: entries that were no requests, and were left alone
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Serve until cancelled. Raises ``ConfigurationError`` if the folder cannot be served."""
+        opened: list[Directory] = []
+        try:
+            try:
+                self._open(opened)
+                self._beat(0)
+            except OSError as error:
+                raise ConfigurationError(
+                    f"the folder {str(self._path)!r} cannot be served: {error.strerror or error}"
+                ) from error
+            watcher = Watcher(self._requests.path, self._stir)
+            if not self._config.polling:
+                watcher.start()
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._beats)
+                    task_status.started()
+                    await self._serve()
+            finally:
+                watcher.stop()
+        finally:
+            for directory in opened:
+                directory.close()
+
+    def _open(self, opened: list[Directory]) -> None:
+        root = open_directory(self._path, make=True, allow_shared=self._config.allow_shared)
+        opened.append(root)
+        self._root = root
+        subs = []
+        for name in ("requests", "clients", "tmp", "claims"):
+            subs.append(root.sub(name, make=True))
+            opened.append(subs[-1])
+        self._requests, self.clients, self.tmp, self.claims = subs
+
+    def _stir(self) -> None:
+        self._wake.set()
+
+    async def _serve(self) -> None:
+        self._sweep()
+        while True:
+            self._take_all()
+            self._wake = anyio.Event()
+            with anyio.move_on_after(self._config.rescan_interval):
+                await self._wake.wait()
+
+    async def _beats(self) -> None:
+        count = 0
+        while True:
+            count += 1
+            try:
+                self._beat(count)
+            except OSError as error:  # a full disk passes: clients see no beat until then
+                log.warning("the beat cannot be written: %s", error.strerror or error)
+            await anyio.sleep(BEAT)
+
+    def _beat(self, count: int) -> None:
+        draft = draft_name()
+        self.tmp.write(draft, beat_data(self._server.identity, count))
+        self.tmp.move_to(draft, self._root, "server.json")
+
+    def _take_all(self) -> None:
+        try:
+            names = self._requests.names()
+        except OSError as error:
+            log.warning("the requests cannot be listed: %s", error.strerror or error)
+            return
+        scan = scan_requests(names)
+        if scan.strange:
+            strange = {name for name in names if name not in scan.names}
+            for name in strange - self._strange:
+                self._refuse(name, "it is no request")
+            self._strange = strange
+        for name in scan.names:
+            if name not in self._strange:
+                self._take(name)
+
+    def _take(self, name: str) -> None:
+        id = request_id(name)
+        client = None if id is None else client_of(id)
+        if id is None or client is None:
+            self._strange.add(name)
+            self._refuse(name, "its id names no client")
+            return
+        try:
+            status = self._requests.modified(name)
+            if status is None:
+                if name in self._requests.names():
+                    self._strange.add(name)
+                    self._refuse(name, "it is no plain file")
+                return
+            if not self._requests.claim(name, self.claims, name):
+                return
+        except OSError as error:
+            self._strange.add(name)
+            self._refuse(name, error.strerror or str(error))
+            return
+        try:
+            data = self.claims.read(name, self._server.config.max_message_bytes + ENVELOPE_ROOM)
+        except OSError as error:
+            self._refuse(name, error.strerror or str(error))
+            self.claims.remove(name)
+            return
+        path = self._clients.pop(client, None) or _ClientPath(self, client, self._config)
+        self._clients[client] = path  # newest last
+        if len(self._clients) > MAX_CLIENTS:
+            self._server.drop(self._clients.pop(next(iter(self._clients))))
+        self._server.receive(data, path)
+
+    def _refuse(self, name: str, why: str) -> None:
+        self.refused += 1
+        log.warning("%r in the folder was left alone: %s", name[:80], why)
+
+    def _sweep(self) -> None:
+        """Claims and drafts that are surely old: whoever made them is gone, and nobody waits any more."""
+        now = self._server.clock.wall()
+        for directory in (self.claims, self.tmp):
+            for name in directory.names():
+                modified = directory.modified(name)
+                if modified is not None and is_orphan(
+                    modified=modified, now=now, age=self._config.orphan_age
+                ):
+                    directory.remove(name)
+
+    def forget(self, client: str) -> None:
+        """This client's folder is gone."""
+        path = self._clients.pop(client, None)
+        if path is not None:
+            self._server.drop(path)
+
+
+class _ClientPath:
+    """The server's end of one client's folder."""
+
+    transport = "folder"
+
+    def __init__(self, folder: FolderServer, client: str, config: FolderConfig) -> None:
+        self.max_message_bytes = config.max_message_bytes
+        self._folder = folder
+        self._client = client
+        self._durability = config.durability
+
+    def send(
+        self,
+        data: bytes,
+        *,
+        reply_to: str | None = None,
+        position: Position | None = None,
+        accepted: bool = False,
+        error: str | None = None,
+    ) -> None:
+        if accepted:
+            return  # nobody counts seconds on files
+        if position is not None:
+            self._put(push_name(position.offset), data)
+        elif reply_to is not None and client_of(reply_to) == self._client:
+            self._put(response_name(reply_to), data)
+            self._folder.claims.remove(request_name(reply_to))
+
+    def close(self, code: int, error: str) -> None:
+        pass  # the beat ends with the server: nothing else needs to be said
+
+    def _put(self, name: str, data: bytes) -> None:
+        draft = draft_name()
+        try:
+            with self._folder.clients.sub(self._client, make=False) as home:
+                self._folder.tmp.write(draft, data, durability=self._durability)
+                try:
+                    self._folder.tmp.move_to(draft, home, name, durability=self._durability)
+                except BaseException:
+                    self._folder.tmp.remove(draft)
+                    raise
+        except FileNotFoundError:
+            self._folder.forget(self._client)  # the client has removed its folder: it wants nothing more
+        except OSError as error:
+            log.warning("%s for %s cannot be written: %s", name, self._client, error.strerror or error)

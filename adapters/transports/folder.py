@@ -1,0 +1,302 @@
+"""The shared folder as a transport: requests are files that appear whole, responses are read and removed.
+
+The folder is a way, not a queue: nothing stays written for a server that has not answered, and whoever stops waiting
+takes the request back by the same atomic claim that a server takes it with. If our claim wins, nobody has seen it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from pathlib import Path
+
+import anyio
+
+from devpipe.adapters.ports.clock import Clock
+from devpipe.adapters.ports.folder import Directory, NotAFile, draft_name, open_directory
+from devpipe.adapters.ports.watcher import Watcher
+from devpipe.adapters.transports.base import Transport
+from devpipe.adapters.transports.link import Capabilities, LinkHost, LinkLost, Terms
+from devpipe.adapters.transports.registry import TransportContext
+from devpipe.machines.config import FolderConfig
+from devpipe.machines.errors import ConfigurationError, FailureKind, QueueFull
+from devpipe.machines.inputs import Failure
+from devpipe.machines.protocols.calls import Call
+from devpipe.machines.protocols.folder import (
+    Beat,
+    BeatWatch,
+    is_orphan,
+    read_beat,
+    request_name,
+    response_name,
+    scan_client,
+)
+
+__all__ = ["FolderLink", "capabilities", "factory"]
+
+#: What a file may have around the largest message (bytes).
+ENVELOPE_ROOM = 4096
+MAX_BEAT = 4096
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space",
+    errno.EDQUOT: "the quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "no permission to write there",
+    errno.EPERM: "no permission to write there",
+    errno.EMFILE: "too many open files",
+}
+
+
+def capabilities(config: FolderConfig) -> Capabilities:
+    """What a shared folder can do."""
+    return Capabilities(
+        supports_realtime=False,
+        supports_bidirectional=True,
+        supports_filesystem=True,
+        supports_streaming=False,
+        max_message_bytes=config.max_message_bytes,
+        max_concurrent_connections=1,
+        names_session=True,
+        cost=config.cost,
+    )
+
+
+def factory(context: TransportContext) -> Transport | None:
+    """The transport of a pipe; None without a folder."""
+    config = context.config
+    if config.folder is None:
+        return None
+    folder = Path(config.folder)
+    return Transport(
+        "folder",
+        make_link=lambda: FolderLink(
+            folder, client=context.prefix, config=config.folder_options, clock=context.clock
+        ),
+        capabilities=capabilities(config.folder_options),
+        owner=context.owner,
+        clock=context.clock,
+        dice=context.dice,
+        lifecycle=config.lifecycle,
+        breaker=config.breaker,
+    )
+
+
+class FolderLink:
+    """A ``Link`` to whoever serves ``folder``. ``client``: the prefix of this pipe's ids."""
+
+    def __init__(
+        self, folder: Path, *, client: str, clock: Clock, config: FolderConfig | None = None
+    ) -> None:
+        self._folder = folder
+        self._client = client
+        self._clock = clock
+        self._config = config or FolderConfig()
+        self.capabilities = capabilities(self._config)
+        self._host: LinkHost | None = None
+        self._outbox: deque[Call] = deque()
+        self._out: dict[str, Call] = {}  #: written, and not answered
+        self._wake = anyio.Event()
+        self._beats = BeatWatch()
+        self._watcher: Watcher | None = None
+        self._open: list[Directory] = []
+        self._strange: set[str] = set()
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    async def open(self, host: LinkHost) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._host = host
+        try:
+            root = self._root = self._keep(
+                open_directory(self._folder, make=False, allow_shared=self._config.allow_shared)
+            )
+            self._requests = self._keep(root.sub("requests", make=False))
+            self._tmp = self._keep(root.sub("tmp", make=False))
+            self._claims = self._keep(root.sub("claims", make=False))
+            clients = self._keep(root.sub("clients", make=False))
+            self._mine = self._keep(clients.sub(self._client, make=True))
+            self._beats.look(self._read_beat(), now=self._clock.now())
+        except FileNotFoundError as error:
+            raise LinkLost(
+                Failure(
+                    kind=FailureKind.UNAVAILABLE,
+                    reason=f"nobody serves the folder {str(self._folder)!r}",
+                    refused=True,
+                )
+            ) from error
+        except ConfigurationError as error:
+            raise LinkLost(Failure(kind=FailureKind.AUTH, reason=str(error))) from error
+        except OSError as error:
+            raise LinkLost(_failure("the folder cannot be used", error)) from error
+        if not self._config.polling:
+            self._watcher = Watcher(self._mine.path, self._stir)
+            self._watcher.start()
+
+    async def run(self) -> None:
+        while True:
+            self._write_all()
+            self._take_all()
+            self._look_at_beat()
+            if self._outbox:
+                continue
+            self._wake = anyio.Event()
+            with anyio.move_on_after(self._config.rescan_interval):
+                await self._wake.wait()
+
+    async def aclose(self, reason: str) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher = None
+        self._take_back()
+        for directory in self._open:
+            directory.close()
+        self._open.clear()
+        await anyio.lowlevel.checkpoint()
+
+    def established(self, terms: Terms) -> None:
+        self._sweep()
+
+    def explain(self) -> str:
+        if self._config.polling:
+            return "polls the folder, as it is set to"
+        return "" if self._watcher is None or self._watcher.blind is None else self._watcher.blind
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    def submit(self, call: Call) -> None:
+        if len(self._outbox) + len(self._out) >= self._config.queue_size:
+            limit = self._config.queue_size
+            raise QueueFull(f"{limit} requests wait in the folder already", limit=limit, message_id=call.id)
+        self._outbox.append(call)
+        self._stir()
+
+    def withdraw(self, call: Call) -> None:
+        if call in self._outbox:
+            self._outbox.remove(call)
+        elif self._out.pop(call.id, None) is not None:
+            self._reclaim(call)
+
+    @property
+    def queued(self) -> int:
+        return len(self._outbox)
+
+    # --- inside ---------------------------------------------------------------------------------------
+
+    def _keep(self, directory: Directory) -> Directory:
+        self._open.append(directory)
+        return directory
+
+    def _stir(self) -> None:
+        self._wake.set()
+
+    def _write_all(self) -> None:
+        assert self._host is not None  # the driver opens before it runs
+        for _ in range(len(self._outbox)):
+            call = self._outbox.popleft()
+            draft = draft_name()
+            try:
+                self._tmp.write(draft, call.data, durability=self._config.durability)
+                call.handed_over = True
+                self._out[call.id] = call
+                try:
+                    self._tmp.move_to(
+                        draft, self._requests, request_name(call.id), durability=self._config.durability
+                    )
+                except BaseException:
+                    call.handed_over = False
+                    del self._out[call.id]
+                    self._tmp.remove(draft)
+                    raise
+            except FileNotFoundError as error:
+                self._outbox.appendleft(call)
+                raise LinkLost(_failure("the folder is gone", error)) from error
+            except OSError as error:
+                self._host.undelivered(call, _failure("the request cannot be written", error))
+
+    def _take_all(self) -> None:
+        assert self._host is not None  # as above
+        try:
+            scan = scan_client(self._mine.names())
+        except OSError as error:
+            raise LinkLost(_failure("the folder cannot be read", error)) from error
+        for name in scan.names:
+            try:
+                data = self._mine.read(name, self._config.max_message_bytes + ENVELOPE_ROOM)
+            except FileNotFoundError:
+                continue  # taken by an earlier link of this pipe
+            except OSError as error:
+                self._set_aside(name, error)
+                continue
+            self._mine.remove(name)
+            if name.startswith("response_"):
+                self._out.pop(name[len("response_") : -len(".json")], None)
+            self._host.heard()
+            self._host.deliver(data)
+        if scan.strange:
+            known = {n for n in self._mine.names() if n not in scan.names}
+            for name in known - self._strange:
+                self._trouble(f"an entry that is no message of ours: {name[:80]!r}")
+            self._strange = known
+
+    def _set_aside(self, name: str, error: OSError) -> None:
+        """Something planted, or unreadable: it is counted once, never opened again, and left to its owner."""
+        if name not in self._strange:
+            self._strange.add(name)
+            what = "no plain file" if isinstance(error, NotAFile) or error.errno == errno.ELOOP else str(error)
+            self._trouble(f"{name[:80]!r} was not read: {what}")
+
+    def _trouble(self, words: str) -> None:
+        assert self._host is not None  # as above
+        self._host.trouble(Failure(kind=FailureKind.PROTOCOL, reason=words))
+
+    def _look_at_beat(self) -> None:
+        assert self._host is not None  # as above
+        if self._beats.look(self._read_beat(), now=self._clock.now()):
+            self._host.heard()
+        if self._beats.gone:
+            self._take_back()
+            raise LinkLost(
+                Failure(kind=FailureKind.TIMEOUT, reason="the folder's server gives no sign of life")
+            )
+
+    def _read_beat(self) -> Beat | None:
+        try:
+            return read_beat(self._root.read("server.json", MAX_BEAT))
+        except NotAFile:
+            return None
+
+    def _reclaim(self, call: Call) -> None:
+        """Take a request back: if our claim wins, nobody has seen it."""
+        try:
+            # the same name that a server claims it under, so that one of us wins
+            if self._requests.claim(request_name(call.id), self._claims, request_name(call.id)):
+                call.handed_over = False
+                self._claims.remove(request_name(call.id))
+        except OSError as error:
+            self._trouble(f"the request {call.id} cannot be withdrawn: {error.strerror or error}")
+
+    def _take_back(self) -> None:
+        """Nothing stays written for a server that does not answer."""
+        calls, self._out = self._out, {}
+        for call in calls.values():
+            self._reclaim(call)
+
+    def _sweep(self) -> None:
+        """Remove what an earlier run of ours has left, when it is surely old. Others' files are theirs."""
+        now = self._clock.wall()
+        for name in self._mine.names():
+            id = name[len("response_") : -len(".json")] if name.startswith("response_") else None
+            if id is None or response_name(id) != name:
+                continue
+            modified = self._mine.modified(name)
+            if modified is not None and is_orphan(modified=modified, now=now, age=self._config.orphan_age):
+                self._mine.remove(name)
+
+
+def _failure(what: str, error: OSError) -> Failure:
+    code = error.errno or 0
+    remedy = _REMEDIES.get(code, error.strerror or str(error))
+    return Failure(
+        kind=FailureKind.UNAVAILABLE, reason=f"{what}: {remedy} ({errno.errorcode.get(code, 'unknown error')})"
+    )
+
