@@ -1,1 +1,1 @@
-"""Adapters of devpipe."""
+"""Everything that awaits: transports, client, server, command line, on anyio."""

@@ -1,1 +1,1 @@
-"""Specs of devpipe."""
+"""The specification that runs: renderer and lint of the charts, models, stateful machines, mutation."""

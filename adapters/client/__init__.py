@@ -1,1 +1,1 @@
-"""Client of devpipe."""
+"""The client: pipe, manager, traffic, monitor, subscriptions, explain."""

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import ipaddress
 import ssl
 import urllib.request
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import anyio
 import h11
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
-__all__ = ["Dialer", "ProxyRefused", "SystemDialer", "environment_proxy"]
+from devpipe.machines.errors import ConfigurationError
+
+__all__ = ["Dialer", "ProxyRefused", "SystemDialer", "environment_proxy", "is_loopback", "system_trust"]
 
 
 class ProxyRefused(OSError):
     """The proxy did not let us through; ``status`` is its answer."""
 
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(f"the proxy refused the tunnel with HTTP {status} {reason}")
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the proxy refused the tunnel with HTTP {status}")
         self.status = status
 
 
@@ -42,56 +47,129 @@ class SystemDialer:
         if proxy is None:
             stream: ByteStream = await anyio.connect_tcp(host, port)
         else:
-            stream = await _tunnel(proxy, host, port)
-        if tls is None:
-            return stream
-        try:
-            return await TLSStream.wrap(
-                stream, hostname=host, ssl_context=tls, server_side=False, standard_compatible=False
-            )
-        except BaseException:
-            await anyio.aclose_forcefully(stream)
-            raise
+            stream = await _tunnel(split_proxy(proxy), host, port)
+        return stream if tls is None else await _wrap(stream, host, tls)
 
 
-async def _tunnel(proxy: str, host: str, port: int) -> ByteStream:
-    parts = urlsplit(proxy)
-    if parts.hostname is None:
-        raise OSError(f"the proxy address {parts.scheme}://... has no host")
-    stream = await anyio.connect_tcp(parts.hostname, parts.port or 80)
+async def _wrap(stream: ByteStream, host: str, tls: ssl.SSLContext) -> ByteStream:
+    """TLS over ``stream``, which is closed if that fails. A missing close alert is no error: WebSocket has its own."""
     try:
-        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        headers = [("Host", target)]
-        if parts.username is not None:
-            import base64
-
-            secret = base64.b64encode(f"{parts.username}:{parts.password or ''}".encode()).decode()
-            headers.append(("Proxy-Authorization", f"Basic {secret}"))
-        connection = h11.Connection(h11.CLIENT)
-        request = connection.send(h11.Request(method="CONNECT", target=target, headers=headers))
-        assert request is not None  # a request always has bytes
-        await stream.send(request)
-        while True:
-            event = connection.next_event()
-            if event is h11.NEED_DATA:
-                connection.receive_data(await stream.receive())
-            elif isinstance(event, h11.Response):
-                if not 200 <= event.status_code < 300:
-                    raise ProxyRefused(event.status_code, event.reason.decode("latin-1")[:60])
-                return stream
-    except (h11.RemoteProtocolError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
+        return await TLSStream.wrap(stream, hostname=host, ssl_context=tls, standard_compatible=False)
+    except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
         await anyio.aclose_forcefully(stream)
-        raise OSError(f"the proxy did not answer as one: {error!r}") from error
+        raise OSError(f"{host} hung up in the TLS handshake") from error
     except BaseException:
-        await anyio.aclose_forcefully(stream)
+        with anyio.CancelScope(shield=True):
+            await anyio.aclose_forcefully(stream)
         raise
 
 
-def environment_proxy(url: str) -> str | None:
-    """The proxy for this URL from ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``."""
-    parts = urlsplit(url)
-    if parts.hostname is None or urllib.request.proxy_bypass(parts.hostname):
+async def _tunnel(proxy: SplitResult, host: str, port: int) -> ByteStream:
+    """A stream to ``host`` by CONNECT. Of the proxy's answer h11 takes 16 KiB; the caller bounds the time."""
+    assert proxy.hostname is not None  # split_proxy refuses others
+    secure = proxy.scheme == "https"
+    stream: ByteStream = await anyio.connect_tcp(proxy.hostname, proxy.port or (443 if secure else 80))
+    if secure:
+        stream = await _wrap(stream, proxy.hostname, system_trust())
+    try:
+        await _connect(stream, proxy, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    except (h11.RemoteProtocolError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
+        await anyio.aclose_forcefully(stream)
+        raise OSError(f"the proxy {proxy.hostname} does not answer as one: {type(error).__name__}") from error
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await anyio.aclose_forcefully(stream)
+        raise
+    return stream
+
+
+async def _connect(stream: ByteStream, proxy: SplitResult, target: str) -> None:
+    headers = [("Host", target)]
+    if proxy.username is not None:
+        pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+        headers.append(("Proxy-Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}"))
+    connection = h11.Connection(h11.CLIENT)
+    request = connection.send(h11.Request(method="CONNECT", target=target, headers=headers))
+    assert request is not None  # a request always has bytes
+    await stream.send(request)
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await stream.receive())
+        elif isinstance(event, h11.Response):
+            if not 200 <= event.status_code < 300:
+                raise ProxyRefused(event.status_code)
+            if connection.trailing_data[0]:  # a WebSocket server waits for us, and so does TLS
+                raise OSError("the proxy sent bytes that nobody has asked for")
+            return
+        elif isinstance(event, h11.ConnectionClosed):
+            raise anyio.EndOfStream
+
+
+def split_proxy(proxy: str) -> SplitResult:
+    """The parts of a proxy's address. Raises ``ConfigurationError``, which shows no password."""
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        _ = parts.port  # raises if it is no number
+    except ValueError:
+        parts = SplitResult("", "", "", "", "")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        shown = proxy.rpartition("@")[2]
+        raise ConfigurationError(f"proxy = {shown!r} is not allowed: give an address like http://HOST:PORT")
+    return parts
+
+
+def environment_proxy(scheme: str, host: str, port: int) -> str | None:
+    """The proxy for ``http`` or ``https`` to ``host`` that the environment names, as httpx reads it.
+
+    That is ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` in either case, or the settings of the
+    system on macOS and Windows. This machine itself is never reached through a proxy of the environment: it has no
+    business there, and would see the token in clear text.
+    """
+    found = urllib.request.getproxies()
+    proxy = found.get(scheme) or found.get("all")
+    if not proxy or is_loopback(host):
         return None
-    proxies = urllib.request.getproxies()
-    found = proxies.get(parts.scheme) or proxies.get("all")
-    return found if found is not None and found.startswith("http://") else None
+    for entry in found.get("no", "").split(","):
+        if _spares(entry.strip().lower(), scheme, host.lower(), port):
+            return None
+    return proxy
+
+
+def _spares(entry: str, scheme: str, host: str, port: int) -> bool:
+    """Whether this entry of NO_PROXY means ``host``: ``a.b`` with all below it, ``.a.b`` what is below it alone."""
+    if entry in ("", "*"):
+        return entry == "*"
+    wanted, found, rest = entry.partition("://")
+    if found:
+        if wanted not in (scheme, "all"):
+            return False
+        entry = rest
+    name, colon, digits = entry.rpartition(":")
+    if colon and digits.isdigit() and (":" not in name or name.endswith("]")):
+        if int(digits) != port:
+            return False
+        entry = name
+    entry = entry.strip("[]")
+    if entry.startswith("."):
+        return host.endswith(entry)
+    return host == entry or (not found and not _is_address(entry) and host.endswith(f".{entry}"))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:  # a name
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """True if ``host`` cannot be anywhere but on this machine. A name may resolve to anywhere."""
+    return host.lower() == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+@functools.cache
+def system_trust() -> ssl.SSLContext:
+    """What this system trusts. Reading it takes some ten milliseconds, so it is read once."""
+    return ssl.create_default_context()

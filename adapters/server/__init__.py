@@ -1,1 +1,1 @@
-"""Server of devpipe."""
+"""The server: one table of handlers for all transports."""

@@ -1,1 +1,1 @@
-"""Transports of devpipe."""
+"""Transports: the face that all share, and the links: memory, WebSocket, HTTP, folder."""

@@ -11,7 +11,7 @@ business of the one call that it happened to.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 
 from devpipe.adapters.ports.clock import Clock, Dice
 from devpipe.adapters.transports.base import Transport
-from devpipe.adapters.transports.http_client import CONNECT_ERRORS, FAILURES, HttpCaller
+from devpipe.adapters.transports.http_client import CONNECT_ERRORS, FAILURES, Body, HttpCaller
 from devpipe.adapters.transports.http_stream import HttpStream
 from devpipe.adapters.transports.link import Capabilities, LinkHost, LinkLost, Terms
 from devpipe.adapters.transports.registry import TransportContext
@@ -41,8 +41,6 @@ from devpipe.machines.protocols.http_stream import read_attach
 
 __all__ = ["HttpLink", "capabilities_of", "factory"]
 
-#: A body goes out in pieces of this many bytes, so that a slow path shows its progress.
-PIECE: Final = 256 * 1024
 #: A request ends so many seconds after its call's own deadline, for the calls that nobody withdraws.
 GRACE: Final = 5.0
 #: Without a stream, an accepted call is asked for again, not more often than this (seconds).
@@ -262,9 +260,7 @@ class HttpLink:
             began = self._clock.now()
             token = self._caller.token
             try:
-                answer = await self._caller.post(
-                    flight, size=len(flight.data), timeout=max(0.0, call.deadline - began) + GRACE
-                )
+                answer = await self._caller.post(flight, timeout=max(0.0, call.deadline - began) + GRACE)
             except FAILURES as error:
                 self._failed(flight, error)
                 return
@@ -342,29 +338,23 @@ class HttpLink:
                 self._tasks.cancel_scope.cancel()
 
 
-class _Flight(httpx.AsyncByteStream):
-    """One call under way; httpx reads its body from here, which tells when the last piece is about to leave."""
+class _Flight(Body):
+    """One call under way, and the body of its request."""
 
-    __slots__ = ("call", "data", "host", "scope", "withdrawn")
+    __slots__ = ("call", "host", "scope", "withdrawn")
 
     def __init__(self, call: Call, scope: anyio.CancelScope, host: LinkHost | None) -> None:
         assert host is not None  # the link opens before it runs
+        super().__init__(call.data)
         self.call = call
-        self.data = call.data  # the call's own is gone as soon as its attempt ends
         self.scope = scope
         self.host = host
         self.withdrawn = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        data = self.data
-        size = len(data)
-        if size > PIECE:
-            last = (size - 1) // PIECE * PIECE
-            for start in range(0, last, PIECE):
-                yield data[start : start + PIECE]
-                self.host.heard()  # it was written
-            data = data[last:]
+    def written(self) -> None:
+        self.host.heard()
+
+    def leaving(self) -> None:
         if self.withdrawn:  # nothing of it has left that means anything: it must not be completed now
             raise httpx.WriteError("withdrawn")
         self.call.handed_over = True
-        yield data

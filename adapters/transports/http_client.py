@@ -19,7 +19,15 @@ from devpipe.machines.protocols.envelope import excerpt
 from devpipe.machines.protocols.http import Answer, Target
 from devpipe.machines.protocols.http_stream import BodyReader
 
-__all__ = ["CONNECT_ERRORS", "ENVELOPE_SLACK", "FAILURES", "HttpCaller", "close_response", "failure_of"]
+__all__ = [
+    "CONNECT_ERRORS",
+    "ENVELOPE_SLACK",
+    "FAILURES",
+    "Body",
+    "HttpCaller",
+    "close_response",
+    "failure_of",
+]
 
 #: A reply may be so much larger than the largest message: the envelope around the payload.
 ENVELOPE_SLACK: Final = 64 * 1024
@@ -37,6 +45,9 @@ CONNECT_ERRORS: Final = (
 )
 #: What an exchange can raise: httpx by its contract, TransportError from our own reading of the body.
 FAILURES: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TransportError)
+
+#: A body goes out in pieces of this many bytes, so that a slow path shows its progress.
+PIECE: Final = 256 * 1024
 
 _HEADERS: Final = {
     "Content-Type": "application/json",
@@ -161,9 +172,7 @@ class HttpCaller:
 
     # --- exchanges ----------------------------------------------------------------------------------
 
-    async def post(
-        self, body: httpx.AsyncByteStream, *, size: int, timeout: float, stream_client: bool = False
-    ) -> Answer:
+    async def post(self, body: Body, *, timeout: float, stream_client: bool = False) -> Answer:
         """One message and its answer, which is read whole. ``timeout``: seconds without any progress.
 
         Raises one of ``FAILURES``. This is the hot path: the request is built without httpx's merging, unless the
@@ -186,7 +195,7 @@ class HttpCaller:
                 }
             },
         )
-        request.headers["Content-Length"] = str(size)
+        request.headers["Content-Length"] = str(len(body.data))
         response = await client.send(request, stream=True, follow_redirects=False)
         return await self.read(response)
 
@@ -232,6 +241,37 @@ class HttpCaller:
         if self.token is not None and self.token in failure.reason:  # a peer that echoes our headers
             return Failure(kind=failure.kind, reason=failure.reason.replace(self.token, "***"))
         return failure
+
+
+class Body(httpx.AsyncByteStream):
+    """The body of a request. No async generator: one that is dropped half-way is what event loops warn of."""
+
+    __slots__ = ("_at", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self._at = 0
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._at = 0  # authentication may send it twice
+        return self
+
+    async def __anext__(self) -> bytes:
+        at, data = self._at, self.data
+        if at >= len(data):
+            raise StopAsyncIteration
+        if at:
+            self.written()
+        self._at = at + PIECE
+        if self._at >= len(data):
+            self.leaving()
+        return data[at : at + PIECE]
+
+    def written(self) -> None:
+        """A piece has left, and it was not the last."""
+
+    def leaving(self) -> None:
+        """The last piece is about to leave. May raise one of ``FAILURES`` to hold it back."""
 
 
 async def close_response(response: httpx.Response, chunks: AsyncIterator[bytes] | None) -> None:

@@ -13,6 +13,7 @@ from devpipe.adapters.ports.clock import Clock, Dice
 from devpipe.adapters.transports.http_client import (
     CONNECT_ERRORS,
     FAILURES,
+    Body,
     HttpCaller,
     close_response,
 )
@@ -225,9 +226,7 @@ class HttpStream:
             timestamp=int(self._clock.wall() * 1000),
         )
         try:
-            answer = await self._caller.post(
-                httpx.ByteStream(data), size=len(data), timeout=hold + POLL_GRACE, stream_client=True
-            )
+            answer = await self._caller.post(Body(data), timeout=hold + POLL_GRACE, stream_client=True)
             poll = read_poll(answer, call_id=id, wall=self._clock.wall())
         except FAILURES as error:
             failure = self._caller.failure_of(error)

@@ -1,1 +1,1 @@
-"""Charts of devpipe."""
+"""The declared state machines, one file each."""

@@ -1,1 +1,1 @@
-"""Decisions of devpipe."""
+"""Pure decisions: backoff, windows, scores, health, budgets, the order of the chain."""

@@ -1,1 +1,1 @@
-"""Protocols of devpipe."""
+"""Sans-IO protocol cores: bytes and inputs in, messages and effects out."""

@@ -1,0 +1,1 @@
+"""Independent reference models: small, slow, obvious, and importing nothing of the machines."""

@@ -1,0 +1,1 @@
+"""Hypothesis state machines: each core against its model."""
