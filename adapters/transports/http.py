@@ -160,6 +160,7 @@ class HttpLink:
                 self._tasks = tasks
                 for _ in range(self._queue.waiting):  # what was submitted between open and run
                     self._wake()
+                self._start_stream()
                 if self._lost is None:
                     await anyio.sleep_forever()
         finally:
@@ -182,15 +183,18 @@ class HttpLink:
             flight.scope.cancel()
 
     def established(self, terms: Terms) -> None:
-        if terms == self._terms or self._tasks is None:
-            return
-        same = self._terms is not None and (self._terms.session, self._terms.server) == (
-            terms.session,
-            terms.server,
-        )
-        self._terms = terms
-        if not same and self._config.enable_sse and self._host is not None:
-            self._stream.start(self._tasks, self._host, terms)
+        before, self._terms = self._terms, terms
+        if before is None or (before.session, before.server) != (terms.session, terms.server):
+            self._start_stream()
+
+    def _start_stream(self) -> None:
+        if (
+            self._tasks is not None
+            and self._host is not None
+            and self._terms is not None
+            and self._config.enable_sse
+        ):
+            self._stream.start(self._tasks, self._host, self._terms)
 
     async def aclose(self, reason: str) -> None:
         await self._caller.aclose()
