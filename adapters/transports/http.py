@@ -225,6 +225,7 @@ class HttpLink:
     async def _work(self) -> None:
         scope = anyio.CancelScope()
         flight: _Flight | None = None
+        lane = self._caller.borrow()
         try:
             with scope:
                 while not scope.cancel_called:
@@ -233,9 +234,10 @@ class HttpLink:
                         await self._rest()
                         continue
                     flight = self._flights[id(call)] = _Flight(call, scope, self._host)
-                    await self._carry(flight)
+                    await self._carry(flight, lane)
         finally:
             self._workers -= 1
+            self._caller.give_back(lane)
             if flight is not None:
                 self._land(flight)
             self._wake()
@@ -256,7 +258,7 @@ class HttpLink:
             del self._flights[id(flight.call)]
             self._queue.release(flight.call)
 
-    async def _carry(self, flight: _Flight) -> None:
+    async def _carry(self, flight: _Flight, lane: httpx.AsyncClient) -> None:
         call = flight.call
         host = flight.host
         refreshed = False
@@ -264,7 +266,9 @@ class HttpLink:
             began = self._clock.now()
             token = self._caller.token
             try:
-                answer = await self._caller.post(flight, timeout=max(0.0, call.deadline - began) + GRACE)
+                answer = await self._caller.post(
+                    lane, flight, timeout=max(0.0, call.deadline - began) + GRACE
+                )
             except FAILURES as error:
                 self._failed(flight, error)
                 return

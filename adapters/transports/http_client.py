@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from http.cookiejar import CookieJar
+from typing import Final, cast
 
 import anyio
 import httpx
@@ -80,8 +81,11 @@ class HttpCaller:
         self._theirs = client
         self._proxy = proxy
         self._ssl_context = ssl_context
-        self._messages: httpx.AsyncClient | None = None
         self._stream: httpx.AsyncClient | None = None
+        self._lanes: list[httpx.AsyncClient] = []  #: all of ours for messages
+        self._free: list[httpx.AsyncClient] = []  #: of these, the ones that no worker has
+        self._cookies = CookieJar()  # of all lanes: a load balancer knows us by it
+        self._verify: ssl.SSLContext | bool = False
         self._template = httpx.Headers()
         self._url = httpx.URL(target.message)
         self._refreshing: anyio.Lock | None = None
@@ -100,35 +104,52 @@ class HttpCaller:
                 raise LinkLost(
                     Failure(kind=FailureKind.UNAVAILABLE, reason="the given httpx client is closed")
                 )
-            self._messages = self._stream = self._theirs
+            self._stream = self._theirs
         else:
-            verify: ssl.SSLContext | bool = False  # for http:// nothing is verified, and no context is made
-            if self.target.secure:
-                verify = self._ssl_context or httpx.create_ssl_context()
-            self._messages = self._client(self._config.max_connections + 1, verify)
-            self._stream = self._client(1, verify)
+            # for http:// nothing is verified, and no certificates are read
+            secure = self._ssl_context if self.target.secure else httpx.create_ssl_context(verify=False)
+            self._verify = secure or httpx.create_ssl_context()
+            self._stream = self._make_client()
         await self._ask_token()
 
-    def _client(self, connections: int, verify: ssl.SSLContext | bool) -> httpx.AsyncClient:
-        kept = connections if self._config.keep_alive else 0
+    def borrow(self) -> httpx.AsyncClient:
+        """A client for one worker: a given one, or one of ours with a single connection.
+
+        A pool of ten makes each request look at ten sockets, and lets requests that start together fight for the
+        first idle one; ten pools of one cost a third less.
+        """
+        if self._theirs is not None:
+            return self._theirs
+        if self._free:
+            return self._free.pop()
+        lane = self._make_client()
+        self._lanes.append(lane)
+        return lane
+
+    def give_back(self, lane: httpx.AsyncClient) -> None:
+        """The worker has ended: its connection, if it stands, is the next one's."""
+        if lane is not self._theirs:
+            self._free.append(lane)
+
+    def _make_client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
-            verify=verify,
+            verify=self._verify,
             proxy=self._proxy,
             # a proxy of the environment has no business with this machine, and would see the token in clear text
             trust_env=not self.target.loopback,
+            cookies=self._cookies,
             limits=httpx.Limits(
-                max_connections=connections,
-                max_keepalive_connections=kept,
+                max_connections=1,
+                max_keepalive_connections=1 if self._config.keep_alive else 0,
                 keepalive_expiry=KEEP_ALIVE_EXPIRY,
             ),
         )
 
     async def aclose(self) -> None:
         """Close what is ours. A second time changes nothing."""
-        clients = {self._messages, self._stream} - {self._theirs, None}
-        self._messages = self._stream = None
-        for client in clients:
-            assert client is not None  # taken out above
+        ours = [*self._lanes, *([self._stream] if self._stream not in (None, self._theirs) else [])]
+        self._lanes, self._free, self._stream = [], [], None
+        for client in ours:
             await client.aclose()
 
     # --- the token ----------------------------------------------------------------------------------
@@ -155,8 +176,7 @@ class HttpCaller:
             if not token or not token.isascii() or not token.isprintable():
                 raise LinkLost(Failure(kind=FailureKind.AUTH, reason="the token is no printable ASCII text"))
             self.token = token
-        assert self._messages is not None  # made by open
-        self._template = self._build_template(self._messages)
+        self._template = self._build_template(self.stream_client)
 
     def _build_template(self, client: httpx.AsyncClient) -> httpx.Headers:
         """The headers of each message: the client's own (cookies, user agent, host) and ours."""
@@ -172,14 +192,12 @@ class HttpCaller:
 
     # --- exchanges ----------------------------------------------------------------------------------
 
-    async def post(self, body: Body, *, timeout: float, stream_client: bool = False) -> Answer:
+    async def post(self, client: httpx.AsyncClient, body: Body, *, timeout: float) -> Answer:
         """One message and its answer, which is read whole. ``timeout``: seconds without any progress.
 
         Raises one of ``FAILURES``. This is the hot path: the request is built without httpx's merging, unless the
         client has cookies.
         """
-        client = self._stream if stream_client else self._messages
-        assert client is not None  # the link opens before it runs
         template = self._build_template(client) if client.cookies else self._template
         request = httpx.Request(
             "POST",
@@ -342,5 +360,5 @@ def _causes(error: BaseException) -> list[BaseException]:
         found.append(one)
         waiting += [cause for cause in (one.__cause__, one.__context__) if cause is not None]
         if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions
+            waiting += cast("BaseExceptionGroup[BaseException]", one).exceptions
     return found

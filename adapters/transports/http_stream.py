@@ -226,7 +226,9 @@ class HttpStream:
             timestamp=int(self._clock.wall() * 1000),
         )
         try:
-            answer = await self._caller.post(Body(data), timeout=hold + POLL_GRACE, stream_client=True)
+            answer = await self._caller.post(
+                self._caller.stream_client, Body(data), timeout=hold + POLL_GRACE
+            )
             poll = read_poll(answer, call_id=id, wall=self._clock.wall())
         except FAILURES as error:
             failure = self._caller.failure_of(error)

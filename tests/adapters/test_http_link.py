@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,10 +18,12 @@ import anyio.lowlevel
 import h11
 import httpx
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import SocketAttribute, SocketListener, SocketStream
+from anyio.streams.stapled import MultiListener
 
 from devpipe.adapters.ports.clock import SystemClock
 from devpipe.adapters.transports.http import HttpLink, capabilities_of
+from devpipe.adapters.transports.http_client import failure_of
 from devpipe.adapters.transports.link import LinkLost, Terms
 from devpipe.machines.config import HttpConfig
 from devpipe.machines.errors import ConfigurationError, FailureKind, QueueFull
@@ -28,6 +32,7 @@ from devpipe.machines.message import Priority
 from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.envelope import encode_reply, encode_request
 from devpipe.machines.protocols.sse import encode_comment, encode_event
+
 
 pytestmark = pytest.mark.anyio
 
@@ -178,6 +183,13 @@ class Peer:
         self.change()
         await self.script(exchange)
         return protocol.our_state is h11.DONE and protocol.their_state is h11.DONE
+
+
+async def accepted(listener: MultiListener[SocketStream]) -> SocketStream:
+    """The first connection, and no second one."""
+    (one,) = listener.listeners
+    assert isinstance(one, SocketListener)
+    return await one.accept()
 
 
 @asynccontextmanager
@@ -542,7 +554,7 @@ async def test_a_refused_connection_loses_nothing_while_another_request_stands()
 
         async def accept() -> None:
             async with anyio.create_task_group() as connections:
-                stream = await listener.listeners[0].accept()
+                stream = await accepted(listener)
                 connections.start_soon(peer.serve, stream)
 
         tasks.start_soon(accept)
@@ -1168,7 +1180,7 @@ async def test_a_server_that_dies_while_nothing_is_under_way_is_noticed_by_the_s
 
         async def accept() -> None:
             async with listener:
-                stream = await listener.listeners[0].accept()
+                stream = await accepted(listener)
             await peer.serve(stream)
 
         tasks.start_soon(accept)
@@ -1226,6 +1238,44 @@ async def test_without_a_session_an_accepted_call_is_not_sent_again() -> None:
         link.submit(make("p-2"))
         await ear.until(lambda: ear.replies == ["p-2"])
         assert len(peer.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (httpx.ConnectTimeout("x"), FailureKind.TIMEOUT, "cannot be reached"),
+        (httpx.PoolTimeout("x"), FailureKind.TIMEOUT, "no connection became free"),
+        (httpx.ReadTimeout("x"), FailureKind.TIMEOUT, "no progress"),
+        (httpx.ConnectError("x"), FailureKind.NETWORK, "cannot be reached"),
+        (httpx.ReadError("x"), FailureKind.NETWORK, "broke"),
+        (httpx.ProxyError("407 no"), FailureKind.NETWORK, "proxy refuses: '407 no'"),
+        (httpx.LocalProtocolError("x"), FailureKind.PROTOCOL, "LocalProtocolError"),
+        (httpx.InvalidURL("http://secret"), FailureKind.PROTOCOL, "InvalidURL"),
+    ],
+)
+def test_each_error_of_httpx_means_something(error: Exception, kind: FailureKind, words: str) -> None:
+    failure = failure_of(error)
+    assert failure.kind is kind and words in failure.reason and "secret" not in failure.reason
+    assert not failure.refused
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind", "refused"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "no"), FailureKind.NETWORK, True),
+        (ExceptionGroup("all", [OSError(errno.ECONNREFUSED, "no")]), FailureKind.NETWORK, True),
+        (OSError(errno.ENETUNREACH, "no"), FailureKind.NETWORK, False),
+        (ssl.SSLCertVerificationError("bad certificate"), FailureKind.PROTOCOL, False),
+    ],
+)
+def test_why_a_server_cannot_be_reached_is_found_inside(
+    cause: Exception, kind: FailureKind, refused: bool
+) -> None:
+    error = httpx.ConnectError("all attempts failed")
+    error.__cause__ = cause
+    cause.__context__ = error  # a ring ends too
+    failure = failure_of(error)
+    assert (failure.kind, failure.refused) == (kind, refused)
 
 
 def test_what_http_can_do_depends_on_the_stream() -> None:

@@ -42,15 +42,23 @@ OWN = (
     Case("an empty type is the usual one", b"event: t\nevent:\ndata: 1\n\n", (message("1"),)),
     Case("one space goes", b"data:a\ndata: b\ndata:  c\ndata:\td\n\n", (message("a\nb\n c\n\td"),)),
     Case("comments say nothing", b": hello\n:\ndata: x\n:data: y\n\n", (message("x"),)),
-    Case("unknown fields say nothing", b"Data: a\n data: b\nxdata: c\ndata : d\ndata: e\n\n", (message("e"),)),
+    Case(
+        "unknown fields say nothing", b"Data: a\n data: b\nxdata: c\ndata : d\ndata: e\n\n", (message("e"),)
+    ),
     Case("colons in data stay", b"data: a:b: c\n\n", (message("a:b: c"),)),
-    Case("all line ends", b"data: a\rdata: b\r\ndata: c\n\r\ndata: d\r\r", (message("a\nb\nc"), message("d"))),
+    Case(
+        "all line ends", b"data: a\rdata: b\r\ndata: c\n\r\ndata: d\r\r", (message("a\nb\nc"), message("d"))
+    ),
     Case("CR LF CR LF is one blank line", b"data: a\r\n\r\ndata: b\r\n\r\n", (message("a"), message("b"))),
     Case("a block cut off by the end", b"data: a\n\ndata: b\n", (message("a"),)),
     Case("a block cut off in its line", b"data: a\n\ndata: b", (message("a"),)),
     Case("a CR may be the end", b"data: a\r\r", (message("a"),)),
     Case("an id sticks", b"id: 7\ndata: a\n\ndata: b\n\n", (message("a", "7"), message("b", "7"))),
-    Case("an id without a colon resets", b"id: 7\ndata: a\n\nid\ndata: b\n\n", (message("a", "7"), message("b"))),
+    Case(
+        "an id without a colon resets",
+        b"id: 7\ndata: a\n\nid\ndata: b\n\n",
+        (message("a", "7"), message("b")),
+    ),
     Case("an id with NUL is ignored", b"id: 7\nid: 8\x009\ndata: a\n\n", (message("a", "7"),)),
     Case("an id needs no data", b"id: 7\n\ndata: a\n\n", (message("a", "7"),)),
     Case("retry is digits", b"retry: 1000x\nretry: 03000\nretry: -1\nretry:\n\n", (), 3000),
@@ -83,7 +91,9 @@ def parse(pieces: list[bytes]) -> tuple[tuple[tuple[str, str, str], ...], int | 
     parser = SseParser(max_line_bytes=10_000, max_event_bytes=10_000)
     for piece in pieces:
         parser.feed(piece)
-    return tuple((event.type, event.text, event.last_event_id) for event in parser.drain_events()), parser.retry
+    return tuple(
+        (event.type, event.text, event.last_event_id) for event in parser.drain_events()
+    ), parser.retry
 
 
 @pytest.mark.parametrize("case", OWN + foreign(), ids=lambda case: case.name)
