@@ -1,33 +1,38 @@
 """The shapes that nearly every WebSocket frame of a pipe has, done in a few lines instead of a few dozen calls.
 
-Out: one masked, unfragmented text frame. In: whole, unmasked, unfragmented text frames, as long as wsproto holds no
-part of a frame. All else is wsproto's business; ``WebSocketClient(fast=False)`` leaves everything to it, and a test
-holds both to the same bytes.
+Out: one masked text frame, whole or a fragment. In: whole, unmasked, unfragmented text frames that begin at a border
+between frames and between messages. All else is wsproto's business; ``WebSocketClient(fast=False)`` leaves everything
+to it, and a test holds both to the same bytes.
 """
 
 from __future__ import annotations
 
 from struct import Struct
 
-__all__ = ["mask_text_frame", "take_text_frames"]
+__all__ = ["CONTINUE", "FIN", "TEXT", "mask_frame", "take_text_frames"]
 
-_TEXT_FIN = 0x81
+#: First byte of a frame (RFC 6455 section 5.2): the last of its message, and what it carries.
+FIN = 0x80
+TEXT = 0x01
+CONTINUE = 0x00
+
+_TEXT_FIN = TEXT | FIN
 _U16 = Struct("!H")
 _U64 = Struct("!Q")
-#: Up to here one big integer is faster than four strided tables (bytes).
+#: Up to here one big integer is faster than four strided tables (bytes; measured).
 _SMALL = 512
 _TABLES: dict[int, bytes] = {}
 
 
-def mask_text_frame(payload: bytes, key: bytes) -> bytes:
-    """One whole client text frame (RFC 6455 section 5.2) around ``payload``, masked with these four bytes."""
+def mask_frame(first: int, payload: bytes, key: bytes) -> bytes:
+    """One client frame around ``payload``, masked with the four bytes of ``key``. ``first``: its first byte."""
     size = len(payload)
     if size < 126:
-        head = bytes((_TEXT_FIN, 0x80 | size))
+        head = bytes((first, 0x80 | size))
     elif size < 65536:
-        head = bytes((_TEXT_FIN, 0xFE)) + _U16.pack(size)
+        head = bytes((first, 0xFE)) + _U16.pack(size)
     else:
-        head = bytes((_TEXT_FIN, 0xFF)) + _U64.pack(size)
+        head = bytes((first, 0xFF)) + _U64.pack(size)
     return b"".join((head, key, _mask(payload, key)))
 
 
@@ -50,14 +55,14 @@ def _table(byte: int) -> bytes:
     return table
 
 
-def take_text_frames(data: bytes, limit: int) -> tuple[list[bytes], bytes]:
-    """The payloads of the plain text frames that ``data`` begins with, and what is left of it.
+def take_text_frames(data: bytes, at: int, limit: int) -> tuple[list[bytes], int]:
+    """The payloads of the plain text frames in ``data`` from ``at`` on, and where the first other thing begins.
 
-    Stops before anything else: a control frame, a fragment, a masked or binary or incomplete frame, one above
-    ``limit`` bytes. The payloads are not checked to be UTF-8: the JSON decoder does that.
+    Stops before a control frame, a fragment, a masked, binary, oddly encoded or incomplete frame, one above ``limit``
+    bytes, and one that is no UTF-8: wsproto has the words and the close codes for these.
     """
     messages: list[bytes] = []
-    at, end = 0, len(data)
+    end = len(data)
     while end - at >= 2 and data[at] == _TEXT_FIN:
         size = data[at + 1]
         start = at + 2
@@ -67,15 +72,25 @@ def take_text_frames(data: bytes, limit: int) -> tuple[list[bytes], bytes]:
                     break
                 (size,) = _U16.unpack_from(data, start)
                 start += 2
+                if size < 126:
+                    break  # not the shortest form, which section 5.2 asks for
             elif size == 127:
                 if end - at < 10:
                     break
                 (size,) = _U64.unpack_from(data, start)
                 start += 8
+                if size < 65536:
+                    break
             else:
-                break  # masked: a server must not, and wsproto says so
+                break  # masked: a server must not
         if size > limit or end - start < size:
             break
+        payload = data[start : start + size]
+        if not payload.isascii():
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                break
+        messages.append(payload)
         at = start + size
-        messages.append(data[start:at])
-    return messages, data[at:] if at else data
+    return messages, at
