@@ -84,8 +84,7 @@ class FailoverChart(PureChart[FailoverContext]):
     open = idle.to(connecting, on="dial_first")
 
     look = (
-        connecting.to(active, cond="first_choice_usable", on="take_first")
-        | connecting.to(selecting, cond="some_usable", on="wait_for_better")
+        connecting.to(selecting, cond="some_usable", on="wait_for_better")
         | connecting.to(exhausted, cond="all_down", on="announce")
         | connecting.to(None)
         | selecting.to(active, cond="first_choice_usable or waited_long_enough and some_usable", on="take_first")

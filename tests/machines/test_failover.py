@@ -1,0 +1,439 @@
+"""The failover of a pipe: which transport is active, and what happens when it is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from devpipe.machines.charts.base import IllegalTransition
+from devpipe.machines.config import FailoverConfig
+from devpipe.machines.effects import Activate, Dial, HangUp, HoldDials, Retire
+from devpipe.machines.errors import FailureKind
+from devpipe.machines.events import (
+    Event,
+    Exhausted,
+    ServerChanged,
+    SwitchReason,
+    TransportFailed,
+    TransportRecovered,
+    TransportSwitched,
+)
+from devpipe.machines.failover import Failover, FailoverState
+from devpipe.machines.inputs import (
+    Close,
+    Drained,
+    FailoverInput,
+    Failure,
+    Open,
+    Pin,
+    Select,
+    Standing,
+    TransportDown,
+    TransportUp,
+)
+
+NAMES = ("websocket", "http", "folder")
+RESET = Failure(kind=FailureKind.NETWORK, reason="reset")
+REFUSED = Failure(kind=FailureKind.NETWORK, reason="refused", refused=True)
+
+
+def make(**settings: object) -> Failover:
+    return Failover(names=NAMES, config=FailoverConfig(**settings))  # type: ignore[arg-type]
+
+
+def feed(failover: Failover, *items: FailoverInput, now: float = 0.0) -> Failover:
+    for item in items:
+        failover.receive(item, now=now, jitter=0.5)
+    return failover
+
+
+def up(name: str, server: str = "S") -> TransportUp:
+    return TransportUp(transport=name, server=server)
+
+
+def down(name: str, failure: Failure = RESET, retry_at: float | None = 1.0) -> TransportDown:
+    return TransportDown(transport=name, failure=failure, retry_at=retry_at)
+
+
+def scored(name: str, score: float, *, admitted: bool = True, retry_at: float | None = None) -> Standing:
+    return Standing(transport=name, score=score, admitted=admitted, retry_at=retry_at)
+
+
+def active(**settings: object) -> Failover:
+    """All three proven, the WebSocket active since 0."""
+    failover = feed(make(**settings), Open(), up("websocket"), up("http"), up("folder"))
+    assert failover.active == "websocket"
+    clear(failover)
+    return failover
+
+
+def clear(failover: Failover) -> None:
+    failover.drain_effects()
+    failover.drain_events()
+
+
+def kinds(failover: Failover) -> list[type[Event]]:
+    return [type(event) for event in failover.drain_events()]
+
+
+def test_it_dials_all_and_takes_the_first_of_the_chain_at_once() -> None:
+    failover = feed(make(), Open())
+    assert failover.drain_effects() == [Dial(transport=name) for name in NAMES]
+    assert failover.state is FailoverState.CONNECTING and failover.active is None
+    feed(failover, up("websocket"))
+    assert failover.active == "websocket" and failover.state is FailoverState.ACTIVE
+    assert failover.drain_effects() == [Activate(transport="websocket")]
+    assert failover.drain_events() == [
+        TransportSwitched(from_=None, to="websocket", reason=SwitchReason.INITIAL)
+    ]
+
+
+def test_without_standbys_only_the_first_is_dialled() -> None:
+    failover = feed(make(standby=False), Open())
+    assert failover.drain_effects() == [Dial(transport="websocket")]
+
+
+def test_a_lower_one_waits_a_moment_for_a_better_one_and_is_taken_then() -> None:
+    failover = feed(make(), Open(), up("http"))
+    assert failover.state is FailoverState.SELECTING and failover.next_deadline() == 0.15
+    failover.handle_deadline(now=0.1)
+    feed(failover, up("folder"), now=0.1)
+    assert failover.active is None and failover.state is FailoverState.SELECTING
+    failover.handle_deadline(now=0.15)
+    assert failover.active == "http" and failover.usable() == ["http", "folder"]
+
+
+def test_the_better_one_that_comes_in_time_is_taken() -> None:
+    failover = feed(make(), Open(), up("http"), up("websocket"))
+    assert failover.active == "websocket"
+
+
+def test_a_lower_one_is_taken_at_once_when_the_better_ones_have_failed_for_good() -> None:
+    failover = feed(make(), Open(), down("websocket", retry_at=None), up("http"))
+    assert failover.active == "http"
+
+
+def test_the_one_that_was_waited_with_may_be_lost_again() -> None:
+    failover = feed(make(), Open(), up("http"), down("http"))
+    assert failover.state is FailoverState.CONNECTING and failover.next_deadline() is None
+
+
+def test_nothing_at_all_is_said_once_and_ends_with_the_first_proof() -> None:
+    failover = feed(make(), Open())
+    clear(failover)
+    feed(failover, down("websocket"), down("http", retry_at=3.0), down("folder", retry_at=None))
+    assert failover.state is FailoverState.EXHAUSTED
+    assert failover.drain_events() == [Exhausted(retry_at=1.0)]
+    feed(failover, down("http", retry_at=4.0))
+    assert failover.drain_events() == []
+    feed(failover, up("http"))
+    assert failover.active == "http" and kinds(failover) == [TransportSwitched]
+
+
+def test_losing_the_active_one_is_one_failover_to_the_next_of_the_chain() -> None:
+    failover = active()
+    feed(failover, down("websocket"), now=10.0)
+    assert failover.active == "http" and failover.state is FailoverState.ACTIVE
+    assert failover.drain_effects() == [
+        Dial(transport="websocket", immediately=True),
+        Activate(transport="http"),
+    ]
+    assert failover.drain_events() == [
+        TransportFailed(transport="websocket", timestamp=10.0, failure=RESET),
+        TransportSwitched(from_="websocket", to="http", reason=SwitchReason.FAILOVER),
+        TransportRecovered(from_="websocket", to="http"),
+    ]
+
+
+def test_losing_another_one_changes_nothing() -> None:
+    failover = active()
+    feed(failover, down("http"))
+    assert failover.active == "websocket" and failover.drain_effects() == []
+
+
+def test_losing_all_waits_for_whoever_comes_first_and_the_same_one_may_recover() -> None:
+    failover = active()
+    feed(failover, down("http"), down("folder"), down("websocket"), now=10.0)
+    assert failover.active is None and failover.state is FailoverState.EXHAUSTED
+    assert kinds(failover) == [TransportFailed, Exhausted]
+    feed(failover, up("websocket"), now=11.0)
+    assert failover.active == "websocket"
+    assert failover.drain_events() == [TransportRecovered(from_="websocket", to="websocket")]
+
+
+def test_a_failover_waits_for_those_that_are_still_being_dialled() -> None:
+    failover = feed(make(), Open(), up("websocket"))
+    clear(failover)
+    feed(failover, down("websocket"))
+    assert failover.state is FailoverState.FAILING_OVER and failover.active is None
+    feed(failover, scored("http", 0.5))
+    assert failover.state is FailoverState.FAILING_OVER
+    feed(failover, up("folder"))
+    assert failover.active == "folder"
+
+
+def test_a_failover_in_which_the_rest_fails_too_is_exhausted() -> None:
+    failover = feed(make(), Open(), up("websocket"), down("websocket"), down("http"))
+    assert failover.state is FailoverState.FAILING_OVER
+    feed(failover, down("folder"))
+    assert failover.state is FailoverState.EXHAUSTED
+
+
+def test_a_breaker_that_holds_the_active_one_moves_the_route_and_only_that() -> None:
+    failover = active()
+    feed(failover, scored("websocket", 1.0, admitted=False, retry_at=30.0), now=10.0)
+    assert failover.active == "http" and "held by its breaker" in failover.why()
+    failed = failover.drain_events()[0]
+    assert isinstance(failed, TransportFailed) and "breaker" in failed.failure.reason
+
+
+def test_the_way_back_waits_for_the_ejection_and_the_stay_and_retires_the_old_one() -> None:
+    failover = active()
+    feed(failover, down("websocket"), now=10.0)
+    clear(failover)
+    feed(failover, up("websocket"), now=11.0)
+    assert failover.active == "http" and failover.next_deadline() == 15.0
+    failover.handle_deadline(now=14.9)
+    assert failover.active == "http"
+    failover.handle_deadline(now=15.0)
+    assert failover.active == "websocket"
+    assert failover.drain_effects() == [Activate(transport="websocket"), Retire(transport="http")]
+    assert failover.drain_events() == [
+        TransportSwitched(from_="http", to="websocket", reason=SwitchReason.UPGRADE)
+    ]
+    assert failover.next_deadline() == 20.0
+    failover.handle_deadline(now=20.0)
+    assert failover.next_deadline() is None
+
+
+def test_each_loss_ejects_longer_and_a_long_peace_forgives() -> None:
+    failover = active()
+    pauses = []
+    now = 10.0
+    for _ in range(3):
+        feed(failover, down("websocket"), now=now)
+        lost = failover.candidates[0]
+        assert lost.ejected_until is not None
+        pauses.append(lost.ejected_until - now)
+        feed(failover, up("websocket"), now=now)
+        now = max(now + 5.0, lost.ejected_until)
+        failover.handle_deadline(now=now)
+        assert failover.active == "websocket"
+        now += 10.0
+    assert pauses == [5.0, 10.0, 20.0]
+    feed(failover, down("websocket"), now=now + 1000.0)
+    ejected = failover.candidates[0].ejected_until
+    assert ejected == now + 1005.0
+
+
+def test_a_lead_in_score_moves_it_and_a_small_one_does_not() -> None:
+    failover = active()
+    feed(failover, scored("http", 0.95), scored("websocket", 0.9), now=6.0)
+    assert failover.active == "websocket", "a lead under 0.1 changes nothing"
+    feed(failover, scored("websocket", 0.8), now=7.0)
+    assert failover.active == "http"
+    switched = failover.drain_events()[0]
+    assert isinstance(switched, TransportSwitched) and switched.reason is SwitchReason.OPTIMIZATION
+
+
+def test_nothing_moves_before_the_minimum_stay_is_over() -> None:
+    failover = active()
+    feed(failover, scored("websocket", 0.1), now=4.0)
+    assert failover.active == "websocket"
+    failover.handle_deadline(now=5.0)
+    assert failover.active == "http"
+
+
+def test_auto_upgrade_can_be_switched_off() -> None:
+    failover = active(auto_upgrade=False)
+    feed(failover, scored("websocket", 0.1), now=60.0)
+    assert failover.active == "websocket"
+
+
+def test_a_pipe_without_auto_failover_waits_for_its_own_transport() -> None:
+    failover = active(auto_failover=False)
+    feed(failover, down("websocket"), now=10.0)
+    assert failover.active is None and failover.state is FailoverState.EXHAUSTED
+    feed(failover, scored("http", 1.0))
+    assert failover.active is None
+    feed(failover, up("websocket"))
+    assert failover.active == "websocket"
+
+
+def test_a_pin_moves_at_once_if_it_can_waits_if_it_cannot_and_frees() -> None:
+    failover = active()
+    feed(failover, Pin(transport="folder"), now=1.0)
+    assert failover.active == "folder" and failover.pinned == "folder" and failover.usable() == ["folder"]
+    assert "pinned to folder" in failover.why()
+    switched = failover.drain_events()[0]
+    assert isinstance(switched, TransportSwitched) and switched.reason is SwitchReason.MANUAL
+    feed(failover, down("folder"), now=2.0)
+    assert failover.active is None, "callers wait for the one that was asked for"
+    clear(failover)
+    feed(failover, Pin(transport=None), now=3.0)
+    assert failover.active == "websocket"
+    feed(failover, Pin(transport="folder"), now=4.0)
+    assert failover.active is None and Dial(transport="folder", immediately=True) in failover.drain_effects()
+
+
+def test_select_chooses_by_score_whatever_the_stay_and_stays_if_nobody_leads() -> None:
+    failover = active()
+    feed(failover, Select(), now=1.0)
+    assert failover.active == "websocket"
+    feed(failover, scored("folder", 1.0), scored("websocket", 0.5), scored("http", 0.5), Select(), now=1.0)
+    assert failover.active == "folder"
+    for failover in (
+        feed(make(), Open(), Select()),
+        feed(make(), Open(), up("http"), Select()),
+        feed(make(), Open(), up("websocket"), down("websocket"), Select()),
+        feed(make(), Open(), down("websocket"), down("http"), down("folder"), Select()),
+    ):
+        assert failover.active is None
+    feed(make(), Select())
+
+
+def test_closing_hangs_up_everything_and_twice_is_fine() -> None:
+    for build in (
+        make,
+        lambda: feed(make(), Open()),
+        lambda: feed(make(), Open(), up("http")),
+        active,
+        lambda: feed(make(), Open(), up("websocket"), down("websocket")),
+        lambda: feed(make(), Open(), down("websocket"), down("http"), down("folder")),
+    ):
+        failover = build()
+        clear(failover)
+        feed(failover, Close(), Close(), Select())
+        assert failover.drain_effects() == [HangUp(transport=name) for name in NAMES]
+        assert failover.active is None and not failover.will_try_before(1e9)
+        for name in NAMES:
+            feed(failover, down(name))
+        assert failover.state is FailoverState.CLOSED
+        feed(failover, Close(), Select(), scored("http", 1.0))
+        assert failover.state is FailoverState.CLOSED
+    failover = feed(active(), Close(), scored("http", 0.5))
+    assert failover.state is FailoverState.CLOSING
+
+
+def test_opening_twice_is_a_bug_of_the_caller() -> None:
+    failover = feed(make(), Open())
+    before = failover.snapshot()
+    with pytest.raises(IllegalTransition):
+        feed(failover, Open())
+    assert failover.snapshot() == before
+    feed(make(), scored("http", 1.0))
+
+
+def test_a_server_that_is_down_holds_all_dials_by_one_growing_backoff_until_the_first_proof() -> None:
+    failover = feed(make(), Open())
+    clear(failover)
+    feed(failover, down("websocket", REFUSED), down("http", REFUSED), down("folder", REFUSED))
+    assert failover.server_down
+    assert failover.drain_effects() == [HoldDials(until=0.5)]
+    assert failover.next_deadline() == 0.5
+    failover.handle_deadline(now=0.5, jitter=0.5)
+    assert failover.drain_effects() == [HoldDials(until=0.5 + 0.75)]
+    feed(failover, up("http"), now=1.0)
+    assert failover.drain_effects()[0] == HoldDials(until=None)
+
+
+def test_one_path_that_is_not_refused_means_that_the_server_is_not_down() -> None:
+    failover = feed(make(), Open(), down("websocket", REFUSED), down("http", RESET), down("folder", REFUSED))
+    assert not failover.server_down and failover.next_deadline() is None
+
+
+def test_another_server_is_set_aside_while_the_one_that_knows_us_is_reached() -> None:
+    failover = feed(make(), Open(), up("websocket", "S"), up("http", "T"))
+    assert failover.elsewhere("http") and not failover.elsewhere("websocket") and not failover.elsewhere("folder")
+    assert failover.usable() == ["websocket"] and "another server" in failover.why()
+    clear(failover)
+    feed(failover, down("websocket"), now=1.0)
+    assert failover.active == "http" and failover.server == "T"
+    assert failover.drain_events()[0] == ServerChanged(from_="S", to="T")
+
+
+def test_a_server_without_an_identity_is_nobody_in_particular() -> None:
+    failover = feed(make(), Open(), up("websocket", ""), up("http", "T"))
+    assert failover.usable() == ["websocket", "http"]
+
+
+def test_a_retired_transport_is_hung_up_only_where_no_standby_is_wanted() -> None:
+    failover = active(standby=False)
+    feed(failover, Drained(transport="http"))
+    assert failover.drain_effects() == [HangUp(transport="http")]
+    feed(failover, Drained(transport="websocket"))
+    assert failover.drain_effects() == []
+    feed(active(), Drained(transport="http"))
+
+
+def test_it_knows_whether_somebody_will_try_before_a_deadline() -> None:
+    assert make().will_try_before(0.0)
+    failover = feed(make(), Open())
+    assert failover.will_try_before(5.0), "they are being dialled"
+    feed(failover, down("websocket", retry_at=8.0), down("http", retry_at=None), down("folder", retry_at=None))
+    assert not failover.will_try_before(5.0) and failover.will_try_before(8.0)
+    feed(failover, up("http"), scored("http", 1.0, admitted=False, retry_at=30.0))
+    assert failover.will_try_before(30.0)
+
+
+def test_an_upgrade_is_rolled_back_when_it_is_not_better_any_more() -> None:
+    # inside one look the candidate is proven, so the state shows only between looks of a chart driven by hand
+    from dataclasses import replace
+
+    from devpipe.machines import failover as shell
+    from devpipe.machines.charts.base import Cell
+    from devpipe.machines.charts.failover import FailoverContext, FailoverEvent
+    from devpipe.machines.decisions.chain import Candidate
+
+    up_ = {"up": True, "server": "S"}
+    context = FailoverContext(
+        config=FailoverConfig(),
+        candidates=(Candidate(name="websocket", **up_), Candidate(name="http", **up_)),  # type: ignore[arg-type]
+        active="http",
+        server="S",
+        since=0.0,
+    )
+    ev = FailoverEvent(now=10.0)
+
+    def upgrading() -> tuple[Cell[FailoverContext], object]:
+        cell = Cell(context, state="active")
+        chart = shell.FailoverChart(cell)
+        chart.step("look", ev)
+        assert cell.leaf == "upgrading" and cell.ctx.upgrade_to == "websocket" and cell.ctx.active == "http"
+        return cell, chart
+
+    cell, chart = upgrading()
+    ejected = replace(context.candidates[0], up=False)
+    cell.ctx = replace(cell.ctx, candidates=(ejected, context.candidates[1]))
+    chart.step("look", ev)  # type: ignore[attr-defined]
+    assert cell.leaf == "active" and cell.ctx.active == "http" and cell.ctx.upgrade_to is None
+    cell, chart = upgrading()
+    cell.ctx = replace(cell.ctx, candidates=(context.candidates[0], replace(context.candidates[1], up=False)))
+    chart.step("look", ev)  # type: ignore[attr-defined]
+    assert cell.leaf == "failing_over"
+    cell, chart = upgrading()
+    cell.ctx = replace(cell.ctx, upgrade_to="nobody")
+    chart.step("look", ev)  # type: ignore[attr-defined]
+    assert cell.leaf == "upgrading"
+    behind = replace(context.candidates[0], score=0.5)
+    cell.ctx = replace(cell.ctx, candidates=(behind, context.candidates[1]))
+    chart.step("select", ev)  # type: ignore[attr-defined]
+    assert cell.leaf == "upgrading" and cell.ctx.active == "http"
+    lead = replace(context.candidates[1], score=0.2)
+    cell.ctx = replace(cell.ctx, candidates=(context.candidates[0], lead))
+    chart.step("select", ev)  # type: ignore[attr-defined]
+    assert cell.leaf == "active" and cell.ctx.active == "websocket"
+    cell, chart = upgrading()
+    chart.step("close", ev)  # type: ignore[attr-defined]
+    assert cell.leaf == "closing"
+
+
+def test_a_snapshot_is_plain_data_and_brings_everything_back() -> None:
+    failover = active()
+    kept = failover.snapshot()
+    hash(kept)
+    feed(failover, down("websocket"))
+    failover.restore(kept)
+    assert failover.active == "websocket" and failover.snapshot() == kept and failover.drain_events() == []
+    assert "scores" in failover.why()
+    feed(failover, down("folder"))
+    assert "down (reset)" in failover.why()
