@@ -287,7 +287,7 @@ def diagrams(svg: Path | None, write: Path | None, names: tuple[str, ...]) -> No
 
 
 @cli.command()
-@click.option("--seconds", default=20.0, show_default=True, help="Length of the play.")
+@click.option("--seconds", default=22.0, show_default=True, help="Length of the play.")
 @click.option("--rate", default=300.0, show_default=True, help="Requests a second.")
 @json_option
 @backend_option

@@ -28,7 +28,7 @@ from devpipe.cli.screen import Screen
 __all__ = ["Ledger", "run_demo"]
 
 RATE = 300.0  #: requests per second
-TIMEOUT = 15.0  #: of each request, in seconds: longer than every outage of the play
+TIMEOUT = 20.0  #: of each request, in seconds: longer than every outage of the play
 START = 20.0  #: seconds that a process may take to start
 
 
@@ -41,7 +41,11 @@ class Ledger:
     errors: Counter[str] = field(default_factory=Counter)
     ended: Counter[int] = field(default_factory=Counter)
     by_transport: Counter[str] = field(default_factory=Counter)
-    longest_wait: float = 0.0  #: of the requests that ended since the last switch (seconds)
+    began: dict[int, float] = field(default_factory=dict)  #: of the requests in flight
+
+    def oldest(self, now: float) -> float:
+        """How long the request that has waited longest has waited (seconds)."""
+        return max((now - began for began in self.began.values()), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,25 @@ class Act:
 
 
 PLAY = (
-    Act(3.0, "the proxy cuts every WebSocket and refuses new ones", "cut"),
-    Act(6.5, "the proxy lets HTTP requests hang, without a word", "hang"),
-    Act(13.0, "the proxy behaves again", "heal"),
-    Act(16.0, "the server process is killed (SIGKILL) and started again", "kill"),
+    Act(2.5, "the proxy cuts every WebSocket and refuses new ones", "cut"),
+    Act(5.5, "the proxy lets HTTP requests hang, without a word", "hang"),
+    Act(11.5, "the proxy behaves again", "heal"),
+    Act(16.5, "the server process is killed (SIGKILL) and started again", "kill"),
 )
-LENGTH = 20.0
+LENGTH = 22.0
+#: A play of seconds cannot wait for minutes as a program should: blocked paths, breakers and returns are hurried, and
+#: the queues hold what arrives while nothing answers.
+SETTINGS: dict[str, Any] = {
+    "queue_size": 10_000,
+    "http.queue_size": 10_000,
+    "folder_options.queue_size": 10_000,
+    "lifecycle.blocked_initial": 1.0,
+    "lifecycle.blocked_max": 2.0,
+    "breaker.reset_timeout": 2.0,
+    "failover.min_stay": 1.0,
+    "failover.ejection_initial": 1.0,
+    "failover.ejection_max": 2.0,
+}
 
 
 class World:
@@ -162,15 +179,14 @@ async def run_demo(screen: Screen, *, seconds: float = LENGTH, rate: float = RAT
         screen.say("starting a server and a proxy, each a process of its own")
         port = await world.start()
         url = f"http://127.0.0.1:{port}"
-        async with devpipe.connect(url, folder=world.folder) as pipe:
+        async with devpipe.connect(url, folder=world.folder, settings=SETTINGS) as pipe:
             screen.begin(pipe, ledger, world)
             switches = 0
 
             def switched(event: Any) -> None:
                 nonlocal switches
                 switches += 1
-                screen.switched(event, ledger.longest_wait)
-                ledger.longest_wait = 0.0
+                screen.switched(event, ledger.oldest(anyio.current_time()))
 
             pipe.on("transport_switched", switched)
             began = anyio.current_time()
@@ -204,7 +220,7 @@ async def run_demo(screen: Screen, *, seconds: float = LENGTH, rate: float = RAT
 
 
 async def _ask(pipe: devpipe.Pipe, ledger: Ledger, number: int) -> None:
-    began = anyio.current_time()
+    ledger.began[number] = anyio.current_time()
     try:
         reply = await pipe.send("echo", {"n": number}, timeout=TIMEOUT)
         if reply.payload != {"n": number}:
@@ -215,8 +231,8 @@ async def _ask(pipe: devpipe.Pipe, ledger: Ledger, number: int) -> None:
     except devpipe.DevPipeError as error:
         outcome = "unknown" if error.outcome is None else error.outcome.value
         ledger.errors[f"{type(error).__name__} {outcome}"] += 1
+    del ledger.began[number]
     ledger.ended[number] += 1
-    ledger.longest_wait = max(ledger.longest_wait, anyio.current_time() - began)
 
 
 async def _play(world: World, screen: Screen, began: float, scale: float) -> None:

@@ -75,7 +75,7 @@ class Screen:
         """The active transport has changed."""
         before = event.from_ or "nothing"
         self.say(
-            f"> {before} -> {event.to} ({event.reason.value}); callers had waited {waited * 1000:.0f} ms at most",
+            f"> {before} -> {event.to} ({event.reason.value}); callers waited {waited * 1000:.0f} ms",
             "bold green",
         )
 

@@ -216,9 +216,12 @@ class HttpLink:
         """Let one worker look at the queue, a new one if all are busy and there may be more."""
         if self._tasks is None or self._lost is not None or not self._queue.ready:
             return
-        if self._idle:
-            self._idle.pop().set_result(None)
-        elif self._workers <= self._config.max_connections:  # one more than these, for the probes
+        while self._idle:
+            waiter = self._idle.pop()
+            if not waiter.done():  # one that is being cancelled is woken already, and has not left the list yet
+                waiter.set_result(None)
+                return
+        if self._workers <= self._config.max_connections:  # one more than these, for the probes
             self._workers += 1
             self._tasks.start_soon(self._work)
 
