@@ -218,7 +218,9 @@ class HttpLink:
             return
         while self._idle:
             waiter = self._idle.pop()
-            if not waiter.done():  # one that is being cancelled is woken already, and has not left the list yet
+            if (
+                not waiter.done()
+            ):  # one that is being cancelled is woken already, and has not left the list yet
                 waiter.set_result(None)
                 return
         if self._workers <= self._config.max_connections:  # one more than these, for the probes
@@ -280,10 +282,11 @@ class HttpLink:
             if answer.status == 401 and not refreshed:
                 refreshed = True
                 if await self._refresh(token):
-                    call.handed_over = False  # refused before anybody looked at it
+                    flight.not_passed()
                     continue
             reading = read_answer(answer, call_id=call.id, wall=self._clock.wall())
             if isinstance(reading, Accepted) and self._must_ask_again():
+                flight.accepted = True
                 host.deliver(reading.data)
                 await anyio.sleep(max(0.0, began + REPEAT_PAUSE - self._clock.now()))
                 continue
@@ -310,7 +313,7 @@ class HttpLink:
             host.deliver(reading.data)
             return
         if not reading.executed:
-            call.handed_over = False
+            flight.not_passed()
         if answer.status == 401:
             self._lose(
                 reading.failure
@@ -325,7 +328,6 @@ class HttpLink:
         call = flight.call
         failure = self._caller.failure_of(error)
         if isinstance(error, CONNECT_ERRORS):
-            call.handed_over = False
             self._unreachable = failure
         self._land(flight)
         if self._unreachable is not None and not self._stands():
@@ -352,7 +354,7 @@ class HttpLink:
 class _Flight(Body):
     """One call under way, and the body of its request."""
 
-    __slots__ = ("call", "host", "scope", "withdrawn")
+    __slots__ = ("accepted", "call", "host", "scope", "withdrawn")
 
     def __init__(self, call: Call, scope: anyio.CancelScope, host: LinkHost | None) -> None:
         assert host is not None  # the link opens before it runs
@@ -360,7 +362,13 @@ class _Flight(Body):
         self.call = call
         self.scope = scope
         self.host = host
+        self.accepted = False
         self.withdrawn = False
+
+    def not_passed(self) -> None:
+        """The request was refused before anybody looked at the message; an earlier one may have been taken."""
+        if not self.accepted:
+            self.call.handed_over = False
 
     def written(self) -> None:
         self.host.heard()

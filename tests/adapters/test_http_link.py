@@ -819,6 +819,17 @@ async def test_a_withdrawn_call_under_way_frees_its_connection_and_its_place() -
     assert not ear.back and ear.lost is None
 
 
+async def test_a_withdrawal_in_the_moment_of_the_reply_takes_nothing_else_down() -> None:
+    config = HttpConfig(enable_sse=False, max_connections=1)
+    async with serving(echo) as peer, linked(peer.url, config=config) as (link, ear):
+        call = make("p-1")
+        ear.heard = lambda: link.withdraw(call)  # type: ignore[method-assign]
+        link.submit(call)
+        link.submit(make("p-2"))
+        await ear.until(lambda: ear.replies == ["p-2"])
+    assert not ear.back and ear.lost is None
+
+
 async def test_a_withdrawal_at_any_moment_leaves_the_place_free_and_tells_nothing() -> None:
     config = HttpConfig(enable_sse=False, max_connections=1)
     async with serving(echo) as peer, linked(peer.url, config=config) as (link, ear):
@@ -1223,6 +1234,20 @@ async def test_without_a_stream_an_accepted_call_is_asked_for_again() -> None:
         assert [message["type"] for message in ear.delivered] == ["accepted", "response"]
         assert peer.asked[0].body == peer.asked[1].body
         assert "enable_sse" in link.explain()
+
+
+async def test_a_call_that_was_accepted_is_never_called_unsent_again() -> None:
+    async def script(exchange: Exchange) -> None:
+        if len(exchange.peer.asked) == 1:
+            await exchange.accept()
+        else:
+            await exchange.answer(429, b"", content_type="text/html")
+
+    async with serving(script) as peer, linked(peer.url, terms=TERMS) as (link, ear):
+        link.submit(make("p-1"))
+        await ear.until(lambda: bool(ear.back))
+    ((_, failure, handed_over),) = ear.back
+    assert failure.kind is FailureKind.UNAVAILABLE and handed_over
 
 
 async def test_without_a_session_an_accepted_call_is_not_sent_again() -> None:

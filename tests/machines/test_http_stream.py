@@ -218,6 +218,8 @@ def test_a_bomb_stops_at_the_limit() -> None:
     reader = BodyReader(limit=100_000, encoding="gzip")
     with pytest.raises(TransportError, match="larger than 100000 bytes"):
         reader.feed(bomb)
+    with pytest.raises(TransportError, match="larger than 100000 bytes"):
+        BodyReader(limit=100_000, encoding="gzip").unpack(bomb)
     slowly = BodyReader(limit=100_000, encoding="gzip")
     with pytest.raises(TransportError, match="larger than 100000 bytes"):
         for start in range(0, len(bomb), 50):
