@@ -200,6 +200,13 @@ def test_an_event_or_id_that_would_break_out_of_its_field_is_refused(bad: str) -
         encode_comment(bad)
 
 
+def test_every_line_end_in_data_becomes_a_line_of_its_own() -> None:
+    assert encode_event("a\rb\r\nc\nd") == b"data: a\ndata: b\ndata: c\ndata: d\n\n"
+    assert (
+        encode_event(b"a\rb", event="t", id="", retry=5) == b"event: t\nid: \nretry: 5\ndata: a\ndata: b\n\n"
+    )
+
+
 def test_what_cannot_be_written_is_refused() -> None:
     with pytest.raises(InvalidMessage, match="UTF-8"):
         encode_event("\ud800")
