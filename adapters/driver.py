@@ -98,7 +98,11 @@ class Driver:
             self.lifecycle.handle_deadline(now=now, jitter=self._dice.jitter())
         else:
             self.lifecycle.receive(item, now=now)
-        for effect in self.lifecycle.drain_effects():
+        effects, events = self.lifecycle.drain_effects(), self.lifecycle.drain_events()
+        # the news first: when lost calls are handed back, whoever owns them knows another way already
+        for event in events:
+            self._carrier.happened(event)
+        for effect in effects:
             match effect:
                 case OpenLink():
                     assert self._tasks is not None  # nobody can connect a transport that was not started
@@ -118,8 +122,6 @@ class Driver:
                     pass  # the transport looks at its calls in each sweep and answers with Drained
                 case _ as never:
                     assert_never(never)
-        for event in self.lifecycle.drain_events():
-            self._carrier.happened(event)
         self.moved()
 
     async def _carry(self, generation: int) -> None:

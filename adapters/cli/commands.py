@@ -58,9 +58,8 @@ def cli(debug: bool) -> None:
     Begin with "devpipe demo".
     """
     if debug:
-        logging.basicConfig(
-            level=logging.DEBUG, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
-        )
+        logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
+        logging.getLogger("devpipe").setLevel(logging.DEBUG)
 
 
 def main() -> NoReturn:

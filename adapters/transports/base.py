@@ -24,7 +24,7 @@ from devpipe.adapters.metrics import TransportMetrics
 from devpipe.adapters.ports.clock import Clock, Dice
 from devpipe.adapters.transports.host import Host
 from devpipe.adapters.transports.link import Capabilities, Link, LinkHost, Terms
-from devpipe.machines.breaker import CircuitBreaker
+from devpipe.machines.breaker import BreakerState, CircuitBreaker
 from devpipe.machines.config import BreakerConfig, LifecycleConfig
 from devpipe.machines.decisions.health import HealthStatus
 from devpipe.machines.errors import CircuitOpen, FailureKind, MessageTooLarge, TransportError
@@ -507,6 +507,10 @@ class Transport:
         self.owner.returned(call, failure, self)
 
     def happened(self, event: Event) -> None:
+        if isinstance(event, Connected):
+            self._probe_breaker()
+        elif isinstance(event, Disconnected):
+            self.ready = False
         match event:
             case Disconnected() if event.failure is not None:
                 self.log.info("%s: lost (%s)", self.id, event.failure.reason)
@@ -516,6 +520,15 @@ class Transport:
                 pass
         self.listeners.tell(event)
         self.owner.happened(self, event)
+
+    def _probe_breaker(self) -> None:
+        """The proof of data on a dial is the probe of an open breaker: no message has to try the path first."""
+        if self.breaker.state in (BreakerState.OPEN, BreakerState.HALF_OPEN):
+            now = self.clock.now()
+            permit = self.breaker.acquire(now=now)
+            if permit is not None:
+                self.breaker.success(permit, now=now)
+            self._tell_breaker()
 
     def _tell_breaker(self) -> None:
         for event in self.breaker.drain_events():
