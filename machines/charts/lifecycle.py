@@ -105,7 +105,7 @@ class LifecycleChart(PureChart[LifecycleContext]):
         useful = probation.to(healthy, on="found_useful") | healthy.to(None, on="found_useful") | degraded.to(
             None, on="found_useful"
         )
-        degrade = healthy.to(degraded) | probation.to(degraded) | degraded.to(None)
+        degrade = healthy.to(degraded) | probation.to(degraded, on="watch") | degraded.to(None)
         recover = degraded.to(healthy) | probation.to(None) | healthy.to(None)
 
     backoff = State()

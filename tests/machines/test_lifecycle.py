@@ -458,3 +458,10 @@ def test_useful_messages_count_in_every_proven_state() -> None:
     assessed.useful(now=0.5)
     fail(assessed, now=1.0)
     assert assessed.snapshot().context.young_deaths == 0
+
+
+def test_a_path_that_is_degraded_in_its_probation_has_no_probation_to_end() -> None:
+    lifecycle = feed(probation(), Assess(healthy=False))
+    assert lifecycle.next_deadline() == 30.0
+    lifecycle.handle_deadline(now=30.0)
+    assert lifecycle.state is LifecycleState.DEGRADED

@@ -1,0 +1,167 @@
+"""A transport's lifecycle against an adversary that may do anything, at any time."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from devpipe.machines.charts.base import IllegalTransition
+from devpipe.machines.config import LifecycleConfig
+from devpipe.machines.effects import CloseLink, LoseCalls, OpenLink, SendProbe
+from devpipe.machines.errors import FailureKind
+from devpipe.machines.inputs import (
+    Assess,
+    CallsWaiting,
+    Connect,
+    Destroy,
+    Disconnect,
+    Drain,
+    Drained,
+    Failed,
+    Failure,
+    Hold,
+    Initialize,
+    LinkClosed,
+    Opened,
+    Proved,
+    Resumed,
+)
+from devpipe.machines.lifecycle import Lifecycle
+from devpipe.specs.models.lifecycle import LinkModel
+
+__all__ = ["LifecycleMachine"]
+
+delays = st.sampled_from([0.0, 0.001, 0.5, 2.0, 3.0, 5.0, 10.0, 29.999, 30.0, 40.0, 700.0])
+jitters = st.floats(0, 0.999)
+kinds = st.sampled_from([FailureKind.NETWORK, FailureKind.TIMEOUT, FailureKind.UNAVAILABLE])
+
+
+class LifecycleMachine(RuleBasedStateMachine):
+    """Rules are inputs of the world, right or late; the model keeps the link that may be open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.lifecycle = self.make()
+        self.model = LinkModel()
+        self.nonce = ""
+
+    def make(self) -> Lifecycle:
+        """The lifecycle under test; a mutant overrides it."""
+        return Lifecycle(name="t", config=LifecycleConfig(), nonce_prefix="n")
+
+    def tell(self, *items: object) -> None:
+        """Feed inputs; an operator's word that is illegal now must change nothing."""
+        for item in items:
+            before = self.lifecycle.snapshot()
+            try:
+                self.lifecycle.receive(item, now=self.now)  # type: ignore[arg-type]  # inputs of the rules below
+            except IllegalTransition:
+                assert self.lifecycle.snapshot() == before
+        self.drain()
+
+    def drain(self) -> None:
+        for effect in self.lifecycle.drain_effects():
+            match effect:
+                case OpenLink():
+                    self.model.opened(effect.generation)
+                case CloseLink():
+                    self.model.closed(effect.generation)
+                case SendProbe():
+                    assert effect.generation == self.model.link, "a nonce goes out on the open link only"
+                    self.nonce = effect.nonce
+                case LoseCalls():
+                    self.model.lost(effect.generation)
+                case _:
+                    pass
+        self.lifecycle.drain_events()
+
+    @rule(order=st.sampled_from([Initialize(), Connect(), Connect(immediately=True), Disconnect(), Drain()]))
+    def operator(self, order: object) -> None:
+        self.tell(order)
+
+    @precondition(lambda self: self.lifecycle.state.value not in ("new", "destroyed"))
+    @rule()
+    def operator_destroys_now_and_then(self) -> None:
+        if self.now > 2000:
+            self.tell(Destroy())
+
+    @rule(late=st.integers(0, 2))
+    def link_opens(self, late: int) -> None:
+        self.tell(Opened(generation=self.lifecycle.generation - late))
+
+    @rule(right=st.booleans(), late=st.integers(0, 1))
+    def nonce_comes_back(self, right: bool, late: int) -> None:
+        generation = self.lifecycle.generation - late
+        self.tell(Proved(generation=generation, nonce=self.nonce if right else "x", server="S", latency=0.1))
+
+    @rule(kind=kinds, refused=st.booleans(), jitter=jitters, late=st.integers(0, 1))
+    def link_is_lost(self, kind: FailureKind, refused: bool, jitter: float, late: int) -> None:
+        failure = Failure(kind=kind, reason="x", refused=refused)
+        self.tell(Failed(generation=self.lifecycle.generation - late, failure=failure, jitter=jitter))
+
+    @rule()
+    def link_has_closed(self) -> None:
+        self.tell(LinkClosed(generation=self.lifecycle.generation))
+
+    @rule(healthy=st.booleans())
+    def health_changes(self, healthy: bool) -> None:
+        self.tell(Assess(healthy=healthy))
+
+    @rule(waiting=st.booleans(), span=st.sampled_from([0.3, 3.0, 30.0]))
+    def calls_wait(self, waiting: bool, span: float) -> None:
+        self.tell(CallsWaiting(since=self.now if waiting else None, span=span))
+
+    @rule(until=st.none() | delays)
+    def dials_are_held(self, until: float | None) -> None:
+        self.tell(Hold(until=None if until is None else self.now + until))
+
+    @rule()
+    def machine_slept(self) -> None:
+        self.tell(Resumed(slept=60.0))
+
+    @rule()
+    def calls_have_ended(self) -> None:
+        self.tell(Drained())
+
+    @rule()
+    def bytes_arrive(self) -> None:
+        self.lifecycle.heard(now=self.now)
+
+    @rule()
+    def a_reply_arrives(self) -> None:
+        self.lifecycle.useful(now=self.now)
+        self.drain()
+
+    @rule(delay=delays, jitter=jitters)
+    def time_passes(self, delay: float, jitter: float) -> None:
+        self.now += delay
+        self.lifecycle.handle_deadline(now=self.now, jitter=jitter)
+        self.drain()
+
+    @rule(jitter=jitters)
+    def time_passes_to_the_deadline(self, jitter: float) -> None:
+        at = self.lifecycle.next_deadline()
+        if at is not None:
+            self.now = max(self.now, at)
+            self.lifecycle.handle_deadline(now=self.now, jitter=jitter)
+            self.drain()
+            again = self.lifecycle.next_deadline()
+            assert again is None or again > self.now or jitter < 1e-6, "a handled deadline came back"
+
+    @invariant()
+    def whoever_is_not_at_rest_has_a_deadline(self) -> None:
+        at_rest = {"new", "ready", "failed", "destroyed"}
+        assert (self.lifecycle.next_deadline() is not None) == (self.lifecycle.state.value not in at_rest)
+
+    @invariant()
+    def a_transport_is_up_only_with_an_open_link(self) -> None:
+        if self.lifecycle.connected:
+            assert self.model.link == self.lifecycle.generation
+
+    @invariant()
+    def a_snapshot_brings_everything_back(self) -> None:
+        kept = self.lifecycle.snapshot()
+        other = self.make()
+        other.restore(kept)
+        assert other.snapshot() == kept and other.next_deadline() == self.lifecycle.next_deadline()
