@@ -377,6 +377,7 @@ def test_a_frame_that_is_not_all_there_is_left_alone(size: int) -> None:
         (b"\x81\x85maskHello", 1002, "broke the protocol"),
         (frame(0, b"no beginning"), 1002, "broke the protocol"),
         (b"\x81\x7e\x00\x05short", 1002, "broke the protocol"),
+        (b"\x81\x7f" + struct.pack("!Q", 200) + b"y" * 200, 1002, "broke the protocol"),
         (frame(2, b"binary"), 1003, "binary"),
         (frame(1, b"\xff\xfe"), 1007, "utf-8"),
         (frame(1, "é".encode()[:1], fin=False) + frame(0, b"x"), 1007, "utf-8"),
