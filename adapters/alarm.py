@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import anyio
+import anyio.lowlevel
 
 from devpipe.adapters.ports.clock import Clock
 
@@ -73,12 +74,12 @@ class Alarm:
                 with anyio.move_on_after(deadline - self._clock.now()):
                     await wake.wait()
             else:
-                await anyio.sleep(0)  # overdue: never spin without letting the others run
+                await anyio.lowlevel.checkpoint()  # overdue: never spin without letting the others run
             self._wake = None
             now = self._clock.now()
             if deadline is not None and now - deadline > LATE:
                 for _ in range(TURNS_TO_READ):
-                    await anyio.sleep(0)
+                    await anyio.lowlevel.checkpoint()
                 now = self._clock.now()
             asleep = self._clock.slept()
             if asleep - self._sleeping_since_boot > 1.0:

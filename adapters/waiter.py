@@ -45,7 +45,7 @@ def waiter_factory() -> Callable[[], Waiter]:
 class _TrioWaiter:
     """A trio task that is parked until somebody says how it goes on."""
 
-    __slots__ = ("_error", "_ended", "_task", "_value")
+    __slots__ = ("_ended", "_error", "_task", "_value")
 
     def __init__(self) -> None:
         self._task: trio.lowlevel.Task | None = None
@@ -82,7 +82,7 @@ class _TrioWaiter:
                 self._task = None
                 return trio.lowlevel.Abort.SUCCEEDED
 
-            yield from trio.lowlevel.wait_task_rescheduled(abort).__await__()
+            yield from trio.lowlevel.wait_task_rescheduled(abort).__await__()  # noqa: ASYNC105 - awaited, as a generator does it
         if self._error is not None:
             raise self._error
         return self._value

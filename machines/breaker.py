@@ -191,7 +191,11 @@ class CircuitBreaker:
     def snapshot(self) -> BreakerSnapshot:
         """All of it, as plain data."""
         return BreakerSnapshot(
-            self._cell.state_data, self._cell.ctx, self._window.snapshot(), self.consecutive_failures, self._numbers
+            self._cell.state_data,
+            self._cell.ctx,
+            self._window.snapshot(),
+            self.consecutive_failures,
+            self._numbers,
         )
 
     def restore(self, snapshot: BreakerSnapshot) -> None:

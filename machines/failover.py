@@ -178,9 +178,7 @@ class Failover:
                 )
                 self._reconsider_server()
             case Standing():
-                self._change(
-                    item.transport, score=item.score, admitted=item.admitted, admit_at=item.retry_at
-                )
+                self._change(item.transport, score=item.score, admitted=item.admitted, admit_at=item.retry_at)
             case Drained():
                 if not self.config.standby and item.transport != self.active:
                     self._effects.append(HangUp(transport=item.transport))

@@ -147,6 +147,11 @@ class Lifecycle:
         return self._cell.ctx.proven_at
 
     @property
+    def heard_at(self) -> float:
+        """When the last sign of life came, minus infinity if none has."""
+        return self._heard_at
+
+    @property
     def last_failure(self) -> Failure | None:
         """Why the last link was lost, or could not be had."""
         return self._cell.ctx.last_failure
@@ -163,7 +168,7 @@ class Lifecycle:
             case LifecycleState.FAILED:
                 return f"failed for good, until an operator connects it again{why}"
             case _:
-                return state.value
+                return str(state.value)
 
     # --- per message ----------------------------------------------------------------------------------
 

@@ -25,10 +25,14 @@ _CONVENTIONS = ("on_", "before_", "after_")
 
 def lint(chart: type[PureChart[Any]]) -> list[str]:
     """Every fault as a sentence; an empty list is a clean chart."""
-    faults = [f"{flag} is not {wanted}" for flag, wanted in FLAGS.items() if getattr(chart, flag) is not wanted]
+    faults = [
+        f"{flag} is not {wanted}" for flag, wanted in FLAGS.items() if getattr(chart, flag) is not wanted
+    ]
     faults += _states(chart) + _transitions(chart) + _callbacks(chart)
     known = {(leaf, event) for leaf in leaves(chart) for event in events(chart)}
-    faults += [f"IGNORED names {pair}, which is no state and event" for pair in chart.IGNORED if pair not in known]
+    faults += [
+        f"IGNORED names {pair}, which is no state and event" for pair in chart.IGNORED if pair not in known
+    ]
     faults += [f"IGNORED gives no reason for {pair}" for pair, why in chart.IGNORED.items() if not why]
     parents = {node.name: node.parent for node in nodes(chart)}
     taken = {(edge.source, edge.event) for edge in edges(chart)}
@@ -49,7 +53,9 @@ def _states(chart: type[PureChart[Any]]) -> list[str]:
         if getattr(state, "parallel", False):
             faults.append(f"{state.id} is parallel: the order of its actions depends on the past")
         if state.final and state.parent is None:
-            faults.append(f"{state.id} is final at the top: the engine stops, and a snapshot cannot bring it back")
+            faults.append(
+                f"{state.id} is final at the top: the engine stops, and a snapshot cannot bring it back"
+            )
         todo += [*state.states, *getattr(state, "history", ())]
     return faults
 
@@ -67,7 +73,9 @@ def _transitions(chart: type[PureChart[Any]]) -> list[str]:
     unguarded: set[tuple[str, str]] = set()
     for edge in edges(chart):
         if (edge.source, edge.event) in unguarded:
-            faults.append(f"{edge.source} on {edge.event!r}: an alternative after one without a guard is never tried")
+            faults.append(
+                f"{edge.source} on {edge.event!r}: an alternative after one without a guard is never tried"
+            )
         if not edge.guards:
             unguarded.add((edge.source, edge.event))
     return faults

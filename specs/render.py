@@ -58,7 +58,9 @@ def _arrows(chart: type[PureChart[Any]], *, within: set[str] | None) -> list[str
         if within is None and both_inside and _parent(chart, source) == _parent(chart, edge.target):
             continue
         grouped.setdefault((source, edge.target), []).append(_label(edge))
-    lines = [f"{source} --> {target} : {'<br/>'.join(labels)}" for (source, target), labels in grouped.items()]
+    lines = [
+        f"{source} --> {target} : {'<br/>'.join(labels)}" for (source, target), labels in grouped.items()
+    ]
     if within is None:
         for (event, target), sources in gathered.items():
             lines.append(f"note right of {target} : {event} comes here<br/>from {', '.join(sources)}")
@@ -104,7 +106,9 @@ def table(name: str, chart: type[PureChart[Any]]) -> str:
         actions = ", ".join(f"`{action}`" for action in edge.actions) or "-"
         lines.append(f"| {edge.source} | {edge.event} | {guards} | {actions} | {edge.target or 'stays'} |")
     lines += ["", "## Ignored", "", "| state | event | why |", "|---|---|---|"]
-    lines += [f"| {state} | {event} | {why} |" for (state, event), why in chart.IGNORED.items()] or ["| - | - | - |"]
+    lines += [f"| {state} | {event} | {why} |" for (state, event), why in chart.IGNORED.items()] or [
+        "| - | - | - |"
+    ]
     lines += ["", "## All pairs", "", "| state | " + " | ".join(events(chart)) + " |"]
     lines.append("|---|" + "---|" * len(events(chart)))
     for leaf in leaves(chart):
@@ -196,7 +200,7 @@ def _dot(chart: type[PureChart[Any]]) -> str:
             options.append(f"lhead=cluster_{target}")
         tail, head = heads.get(source, source), heads.get(target, target)
         lines.append(f"  {tail} -> {head} [{', '.join(options)}];")
-    for (event, target), _ in gathered.items():
+    for event, target in gathered:
         lines.append(f'  any_{event} [shape=plaintext, label="any state", fillcolor=none, style=""];')
         lines.append(f'  any_{event} -> {heads.get(target, target)} [label="{event}", style=dashed];')
     return "\n".join([*lines, "}"]) + "\n"

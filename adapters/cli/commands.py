@@ -260,7 +260,9 @@ def watch(
     "--svg", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Draw them as SVG into DIR (wants graphviz).",
 )  # fmt: skip
-@click.option("--write", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write the texts.")
+@click.option(
+    "--write", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write the texts."
+)
 @click.argument("names", nargs=-1)
 def diagrams(svg: Path | None, write: Path | None, names: tuple[str, ...]) -> None:
     """Print the diagrams of the machines, as Mermaid, drawn from the classes that run.

@@ -18,12 +18,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 import devpipe
-from devpipe.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from devpipe.cli.screen import Screen
 
 __all__ = ["Ledger", "run_demo"]
 

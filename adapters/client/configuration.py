@@ -128,8 +128,12 @@ def _build(tree: type[T], prefix: str, values: Mapping[str, tuple[Any, str]]) ->
         name = str(error).split(" ", 1)[0]
         came_from = next((s.split(" from ", 1)[1] for s in sources if s.startswith(f"{name} ")), None)
         if came_from is None:
-            came_from = next((s.split(" from ", 1)[1] for s in sources if s.split(" ")[0].endswith(name)), None)
-        raise ConfigurationError(f"{error} (it came from: {came_from})" if came_from else str(error)) from error
+            came_from = next(
+                (s.split(" from ", 1)[1] for s in sources if s.split(" ")[0].endswith(name)), None
+            )
+        raise ConfigurationError(
+            f"{error} (it came from: {came_from})" if came_from else str(error)
+        ) from error
 
 
 def _convert(key: str, value: Any, kind: Any, source: str) -> Any:

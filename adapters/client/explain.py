@@ -47,14 +47,18 @@ class Explanation:
         head = f"active: {self.active or 'none'} ({self.state})" + (
             f", pinned to {self.pinned}" if self.pinned else ""
         )
-        session = "sessions: yes, lost calls are sent again" if self.session else (
-            "sessions: no, a call in flight on a lost transport ends with maybe_executed"
+        session = (
+            "sessions: yes, lost calls are sent again"
+            if self.session
+            else ("sessions: no, a call in flight on a lost transport ends with maybe_executed")
         )
         lines = [head, f"server: {self.server or 'unknown'}; {session}"]
         for t in self.transports:
             terms = t.terms
             latency = "-" if t.latency_p50 is None else f"{t.latency_p50 * 1000:.1f} ms"
-            lines.append(f"{'>' if t.name == self.active else ' '} {t.name:<10} {t.state}, breaker {t.breaker}")
+            lines.append(
+                f"{'>' if t.name == self.active else ' '} {t.name:<10} {t.state}, breaker {t.breaker}"
+            )
             lines.append(
                 f"    score {t.score:.2f} = {terms.factor:g} x (latency {terms.latency:.2f}, "
                 f"reliability {terms.reliability:.2f}, capability {terms.capability:.2f}, "
@@ -120,7 +124,10 @@ def _would_change(manager: Manager) -> str:
     lead = failover.config.lead
     position = failover.names.index(failover.active)
     better = failover.names[:position]
-    words = [f"the loss of {failover.active}", f"another transport with a score of {standing + lead:.2f} or more"]
+    words = [
+        f"the loss of {failover.active}",
+        f"another transport with a score of {standing + lead:.2f} or more",
+    ]
     if better:
         words.append(f"{' or '.join(better)} proven again, within {lead:g} of its score")
     return ", or ".join(words)

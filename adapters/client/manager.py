@@ -20,6 +20,7 @@ from devpipe.adapters.listeners import Listeners
 from devpipe.adapters.ports.clock import Clock, Dice
 from devpipe.adapters.pump import Pump
 from devpipe.adapters.transports.base import Transport
+from devpipe.machines.breaker import BreakerState
 from devpipe.machines.config import PipeConfig
 from devpipe.machines.effects import Activate, Dial, FailoverEffect, HangUp, HoldDials, Retire
 from devpipe.machines.errors import DevPipeError, FailureKind, TransportError
@@ -38,7 +39,17 @@ from devpipe.machines.events import (
     TransportSwitched,
 )
 from devpipe.machines.failover import Failover
-from devpipe.machines.inputs import Close, Drained, FailoverInput, Failure, Open, Pin, Select, Standing
+from devpipe.machines.inputs import (
+    Close,
+    Drained,
+    FailoverInput,
+    Failure,
+    Open,
+    Pin,
+    Select,
+    Standing,
+    TransportUp,
+)
 from devpipe.machines.message import Gap
 from devpipe.machines.protocols.calls import Call, Calls
 from devpipe.machines.protocols.cursor import PushCursor, Verdict
@@ -72,9 +83,11 @@ EVENTS = frozenset(
 )
 #: Characters of a session id: 22 of 6 bits are more than the 128 random bits that the protocol asks for.
 SESSION_CHARS = 22
-#: A lost connection is charged to its breaker when another transport still stands after this long (seconds); if
-#: they all fell, it was the server.
-BLAME_AFTER = 1.0
+#: A failure is charged to its transport's breaker when another transport has shown life since then, this long after
+#: it (seconds; the folder's beat comes once a second); if they all fell silent, it was the server.
+BLAME_AFTER = 2.0
+#: Failures that wait for that verdict; more say nothing new.
+MAX_BLAMES = 1000
 
 
 class Manager:
@@ -169,7 +182,9 @@ class Manager:
         errors: dict[str, DevPipeError] = {}
         for name, transport in self.transports.items():
             failure = transport.last_failure or transport.lifecycle.last_failure
-            text = f"{name}: {transport.lifecycle.explain()}" if failure is None else f"{name}: {failure.reason}"
+            text = (
+                f"{name}: {transport.lifecycle.explain()}" if failure is None else f"{name}: {failure.reason}"
+            )
             errors[name] = TransportError(
                 text,
                 kind=FailureKind.UNAVAILABLE if failure is None else failure.kind,
@@ -201,7 +216,7 @@ class Manager:
             self.failover.receive(item, now=now, jitter=self.dice.jitter())
         effects, events = self.failover.drain_effects(), self.failover.drain_events()
         for event in events:
-            if isinstance(event, ServerChanged):  # before anything goes to the new one
+            if isinstance(event, ServerChanged) and event.to != self.session.server:
                 self._new_session(f"the server is another one now ({event.to})")
         for effect in effects:
             self._carry_out(effect)
@@ -275,8 +290,11 @@ class Manager:
         self.traffic.released(call)
 
     def to_blame(self, transport: Transport) -> bool:
-        others = [t for t in self.transports.values() if t is not transport]
-        return not others or any(t.connected for t in others)
+        if len(self.transports) == 1 or transport.breaker.state is not BreakerState.CLOSED:
+            return True
+        if len(self._blames) < MAX_BLAMES:
+            self._blames.append((self.clock.now(), transport))
+        return False
 
     def happened(self, transport: Transport, event: Event) -> None:
         now = self.clock.now()
@@ -284,7 +302,8 @@ class Manager:
             if transport is self._active:
                 self._active = None  # nobody may take this way before the machine has chosen
             if event.failure is not None and event.failure.kind is not FailureKind.AUTH:
-                self._blames.append((now + BLAME_AFTER, transport))
+                if self.to_blame(transport):
+                    transport.blame(now=now)
             if self._attached_to == transport.type:
                 self._attached_to = None
         if isinstance(event, (BreakerChanged, Connected)):
@@ -307,6 +326,8 @@ class Manager:
         known = self.session.answered(answer)
         if known and answer.push is not None:
             self.cursor.begin(answer.push)
+        if known and transport.connected:  # it may reach another process than when it was proven
+            self.post(TransportUp(transport=transport.type, server=answer.server))
         return known
 
     def became_ready(self, transport: Transport) -> None:
@@ -351,7 +372,9 @@ class Manager:
         except TransportError as error:  # the next switch attaches again
             log.warning("%s", error)
             return
-        gap = self.cursor.attached(epoch=answer.epoch, gap=answer.gap, reason="the server has no more of them")
+        gap = self.cursor.attached(
+            epoch=answer.epoch, gap=answer.gap, reason="the server has no more of them"
+        )
         if gap is not None:
             self._tell_gap(gap)
 
@@ -376,16 +399,17 @@ class Manager:
 
     def next_deadline(self) -> float | None:
         deadlines = [self.failover.next_deadline(), self.monitor.next_deadline(busy=bool(self.calls))]
-        deadlines += [at for at, _ in self._blames[:1]]
+        deadlines += [at + BLAME_AFTER for at, _ in self._blames[:1]]
         return min((at for at in deadlines if at is not None), default=None)
 
     def handle_deadline(self, *, now: float) -> None:
         at = self.failover.next_deadline()
         if at is not None and at <= now:
             self._pump.post(None)
-        while self._blames and self._blames[0][0] <= now:
-            _, transport = self._blames.pop(0)
-            if self.to_blame(transport):
+        while self._blames and self._blames[0][0] + BLAME_AFTER <= now:
+            failed_at, transport = self._blames.pop(0)
+            others = [t.lifecycle for t in self.transports.values() if t is not transport]
+            if any(other.connected and other.heard_at > failed_at for other in others):
                 transport.blame(now=now)
         if self.monitor.due(now=now, busy=bool(self.calls)):
             self._standings(now=now)

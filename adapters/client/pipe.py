@@ -179,7 +179,7 @@ class Pipe:
             encode_payload(payload, type=type, message_id=id),
             now=now,
             deadline=now + span,
-            priority=priority,  # type: ignore[arg-type]  # a word was turned into a Priority above
+            priority=priority,
             realtime=realtime,
             owner=waiter,
         )

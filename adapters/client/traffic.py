@@ -31,7 +31,6 @@ from devpipe.machines.errors import (
     TransportError,
 )
 from devpipe.machines.inputs import Failure
-from devpipe.machines.message import Message
 from devpipe.machines.protocols.calls import SWEEP, Call, Calls
 from devpipe.machines.protocols.envelope import Envelope, ErrorBody, to_message
 from devpipe.machines.protocols.session import ClientSession
@@ -49,7 +48,10 @@ _FRESH_REFUSALS = frozenset({"busy", "closing", "unauthorized", "expired", "too_
 class Routes(Protocol):
     """Who knows the ways: the manager."""
 
-    transports: Mapping[str, Transport]
+    @property
+    def transports(self) -> Mapping[str, Transport]:
+        """All of them, by type."""
+        ...
 
     @property
     def active(self) -> Transport | None:
@@ -148,7 +150,9 @@ class Traffic:
             waiter.set_result(to_message(envelope, session=self.session.id, transport=transport.type))
             return
         error = envelope.error
-        body = error if isinstance(error, ErrorBody) else ErrorBody(message=error or "the server gave no reason")
+        body = (
+            error if isinstance(error, ErrorBody) else ErrorBody(message=error or "the server gave no reason")
+        )
         if body.code == "session_unknown":
             self._session_unknown(call, transport)
             return
@@ -203,9 +207,7 @@ class Traffic:
             )
         if call.attempts == 0 and len(self._parked) >= self._config.queue_size:
             limit = self._config.queue_size
-            raise QueueFull(
-                f"{limit} messages wait for a transport already", limit=limit, message_id=call.id
-            )
+            raise QueueFull(f"{limit} messages wait for a transport already", limit=limit, message_id=call.id)
         self._parked[call.id] = call
 
     def _too_large(self, call: Call) -> DevPipeError:
@@ -398,7 +400,5 @@ def _reply_error(call: Call, body: ErrorBody, transport: Transport) -> DevPipeEr
         outcome = call.outcome.worst(Outcome.REJECTED) if body.code in _FRESH_REFUSALS else Outcome.REJECTED
         if body.code == "forgotten":
             outcome = Outcome.MAYBE_EXECUTED
-        return RequestRefused(
-            text, code=body.code, details=body.details, outcome=outcome, message_id=call.id
-        )
+        return RequestRefused(text, code=body.code, details=body.details, outcome=outcome, message_id=call.id)
     return HandlerError(text, code=body.code, details=body.details, message_id=call.id)

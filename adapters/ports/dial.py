@@ -144,7 +144,7 @@ def _spares(entry: str, scheme: str, host: str, port: int) -> bool:
     if found:
         if wanted not in (scheme, "all"):
             return False
-        entry = rest
+        entry = rest[1:] if rest.startswith("*.") else rest
     name, colon, digits = entry.rpartition(":")
     if colon and digits.isdigit() and (":" not in name or name.endswith("]")):
         if int(digits) != port:

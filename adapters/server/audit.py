@@ -1,33 +1,53 @@
-"""The server's own word on what it executed: a line of JSON before each handler starts."""
+"""The server's own word on what it executed: one entry before each handler starts."""
 
 from __future__ import annotations
 
-import json
 import os
-import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
-__all__ = ["ExecutionLog"]
+from devpipe.machines.protocols.envelope import encode_payload
+
+__all__ = ["ExecutionLog", "ExecutionTarget"]
+
+#: A file that is appended to, or a function that takes each entry.
+ExecutionTarget: TypeAlias = "str | os.PathLike[str] | Callable[[dict[str, Any]], object]"
 
 
 class ExecutionLog:
-    """Appends to one file; each line goes to the kernel in one write, so a killed process leaves whole lines."""
+    """Writes entries to one place; a file gets each line in one write, so a killed process leaves whole lines.
 
-    def __init__(self, path: str | os.PathLike[str], server: str) -> None:
+    ``wall`` gives seconds since 1970. Sessions appear by name, never by their secret id.
+    """
+
+    def __init__(self, target: ExecutionTarget, server: str, wall: Callable[[], float]) -> None:
         self._server = server
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._wall = wall
+        self._call: Callable[[dict[str, Any]], object] | None = None
+        self._fd = -1
+        if callable(target):
+            self._call = target
+        else:
+            self._fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, *, id: str | None, session: str | None, type: str, transport: str) -> None:
-        """This message is about to run."""
+        """This message is about to run. Raises what the file system, or the function, raises."""
         entry = {
             "server": self._server,
             "id": id,
             "session": session,
             "type": type,
             "transport": transport,
-            "time": time.time(),
+            "started": self._wall(),
         }
-        os.write(self._fd, json.dumps(entry).encode() + b"\n")
+        if self._call is not None:
+            self._call(entry)
+            return
+        line = encode_payload(entry, type="execution log") + b"\n"
+        if os.write(self._fd, line) != len(line):
+            raise OSError(f"only a part of {len(line)} bytes was written")  # a full disk
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from devpipe.adapters.transports.websocket import is_loopback
+from devpipe.adapters.ports.dial import is_loopback
 from devpipe.adapters.waiter import in_trio
 from devpipe.machines.config import ServerConfig
 from devpipe.machines.errors import ConfigurationError

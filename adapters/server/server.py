@@ -21,10 +21,19 @@ from anyio.to_thread import run_sync
 from devpipe.adapters.alarm import Alarm
 from devpipe.adapters.ports.clock import Clock, Dice, SystemClock, SystemDice
 from devpipe.adapters.server.application import Application
-from devpipe.adapters.server.audit import ExecutionLog
+from devpipe.adapters.server.audit import ExecutionLog, ExecutionTarget
 from devpipe.adapters.server.path import Path
 from devpipe.machines.config import FolderConfig, ServerConfig
-from devpipe.machines.errors import ConfigurationError, DevPipeError, HandlerError, RequestRefused
+from devpipe.machines.errors import (
+    ConfigurationError,
+    DevPipeError,
+    HandlerError,
+    InvalidMessage,
+    MessageTooLarge,
+    Outcome,
+    RequestRefused,
+    TransportError,
+)
 from devpipe.machines.message import Message
 from devpipe.machines.protocols.envelope import ErrorBody, check_type, encode_payload
 from devpipe.machines.protocols.service import Service
@@ -54,15 +63,16 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 IDENTITY_CHARS = 12
-#: Types that an error for an unknown one lists.
-MAX_LISTED = 20
+#: What an envelope may have around a push (bytes).
+ENVELOPE_ROOM = 1024
 
 
 class Server:
     """Register handlers, then serve, mount, or enter it.
 
     ``token``: what every client must show, as a bearer token. ``folder``: serve this shared folder too.
-    ``execution_log``: a file that gets one line of JSON before each handler starts: who ran what, told by the server.
+    ``execution_log``: a file that gets one line of JSON before each handler starts, or a function that is called with
+    the same facts as a dictionary: who ran what, told by the server. If it raises, the handler does not run.
     """
 
     def __init__(
@@ -72,7 +82,7 @@ class Server:
         token: str | None = None,
         folder: str | os.PathLike[str] | None = None,
         folder_options: FolderConfig | None = None,
-        execution_log: str | os.PathLike[str] | None = None,
+        execution_log: ExecutionTarget | None = None,
         clock: Callable[[], Clock] = SystemClock,
         dice: Dice | None = None,
     ) -> None:
@@ -118,7 +128,7 @@ class Server:
         *,
         token: str | None = None,
         folder: str | os.PathLike[str] | None = None,
-        execution_log: str | os.PathLike[str] | None = None,
+        execution_log: ExecutionTarget | None = None,
     ) -> None:
         """Set what was not set before it is entered; None leaves a setting as it is."""
         if token is not None:
@@ -129,16 +139,26 @@ class Server:
             self._execution_log = execution_log
 
     async def push(self, type: str, payload: object = None, *, session: str | None = None) -> None:
-        """Push to every live session, connected or not; with ``session=message.session`` to that one.
+        """Push to every live session, connected or not; with ``session=message.session`` to that one, if it lives.
 
-        Raises ``InvalidMessage`` if the payload is no JSON or larger than the smallest transport takes.
+        Raises ``InvalidMessage`` if the payload is no JSON, ``MessageTooLarge`` if the smallest transport does not take
+        it, ``ConfigurationError`` if the server does not run.
         """
+        if self._tasks is None:
+            raise ConfigurationError(
+                "this server does not run: enter it with `async with server:`, or serve it"
+            )
         check_type(type)
         data = encode_payload(payload, type=type)
-        limit = self.config.websocket_max_message_bytes - 1024
+        config = self.config
+        limits = (config.websocket_max_message_bytes, config.max_message_bytes)
+        limit = min(*limits, self.folder_options.max_message_bytes) - ENVELOPE_ROOM
         if len(data) > limit:
-            raise ConfigurationError(
-                f"the push {type!r} has {len(data)} bytes; the smallest transport takes {limit}"
+            raise MessageTooLarge(
+                f"the push {type!r} has {len(data)} bytes; the smallest transport takes {limit}",
+                size=len(data),
+                limit=limit,
+                outcome=Outcome.NEVER_SENT,
             )
         self._feed(Pushed(type=type, payload=data, session=session))
         await anyio.lowlevel.checkpoint()
@@ -160,9 +180,11 @@ class Server:
             raise ConfigurationError("this server runs already")
         self.clock = self._make_clock()
         identity = self._dice.token(IDENTITY_CHARS)
-        self._service = Service(config=self.config, identity=identity, epochs=self._dice.token(8))
+        self._service = Service(
+            config=self.config, identity=identity, epochs=self._dice.token(8), types=self._handlers
+        )
         if self._execution_log is not None:
-            self._audit = ExecutionLog(self._execution_log, identity)
+            self._audit = ExecutionLog(self._execution_log, identity, self.clock.wall)
         self._alarm = Alarm(self.clock)
         self._alarm.watch(self)
         tasks = anyio.create_task_group()
@@ -301,11 +323,10 @@ class Server:
                         )
                 case RunHandler():
                     if self._tasks is not None:
-                        self._tasks.start_soon(self._run, effect)
+                        scope = self._runs[effect.run] = anyio.CancelScope()
+                        self._tasks.start_soon(self._run, effect, scope)
                 case CancelHandler():
-                    scope = self._runs.get(effect.run)
-                    if scope is not None:
-                        scope.cancel()
+                    self._runs[effect.run].cancel()  # it is there until its end is told
                 case ClosePath():
                     path = self._paths.pop(effect.path, None)
                     if path is not None:
@@ -315,21 +336,19 @@ class Server:
 
     # --- running handlers -----------------------------------------------------------------------------
 
-    async def _run(self, run: RunHandler) -> None:
+    async def _run(self, run: RunHandler, scope: anyio.CancelScope) -> None:
+        # what is told if the handler is cancelled, by us or by something that it waited for
+        error: ErrorBody | None = ErrorBody(code="cancelled", message="cancelled", outcome="executed")
         payload = b"null"
-        failed: ErrorBody | None = ErrorBody(code="cancelled", message="cancelled", outcome="executed")
-        with anyio.CancelScope() as scope:
-            self._runs[run.run] = scope
-            payload, failed = await self._answer(run)
-        del self._runs[run.run]
-        self._feed(HandlerEnded(run=run.run, payload=payload, error=failed))
+        try:
+            with scope:
+                payload, error = await self._answer(run)
+        finally:
+            del self._runs[run.run]
+            self._feed(HandlerEnded(run=run.run, payload=payload, error=error))
 
     async def _answer(self, run: RunHandler) -> tuple[bytes, ErrorBody | None]:
-        handler = self._handlers.get(run.type)
-        if handler is None:
-            known = ", ".join(sorted(self._handlers)[:MAX_LISTED]) or "none"
-            text = f"no handler for {run.type[:60]!r}; there are: {known}"
-            return b"null", ErrorBody(code="unknown_type", message=text, outcome="rejected")
+        handler = self._handlers[run.type]
         message = Message(
             id=run.id,
             type=run.type,
@@ -339,10 +358,16 @@ class Server:
             session=run.session,
             transport=run.transport,
         )
-        if self._audit is not None:
-            self._audit.write(id=run.id, session=run.session, type=run.type, transport=run.transport)
         try:
-            if inspect.iscoroutinefunction(handler):
+            message.payload  # noqa: B018  (reading it is the check)
+        except TransportError as error:
+            return b"null", ErrorBody(code="bad_message", message=str(error)[:300], outcome="rejected")
+        started = False
+        try:
+            if self._audit is not None:
+                self._audit.write(id=run.id, session=run.session, type=run.type, transport=run.transport)
+            started = True
+            if _is_async(handler):
                 result = await handler(message)
             else:
                 result = await run_sync(handler, message, abandon_on_cancel=True)
@@ -361,14 +386,21 @@ class Server:
             # whatever a handler raises is told as an id here, and in full in the log: nothing of it leaks out
             error_id = self._dice.token(8)
             log.exception("handler for %r failed, error id %s, message %r", run.type, error_id, run.id)
-            bad_result = isinstance(error, DevPipeError)
-            text = "the handler's result is no JSON" if bad_result else "the handler failed"
+            text = "the result is no JSON" if isinstance(error, InvalidMessage) else "the handler failed"
+            if not started:
+                text = "the execution log cannot be written"
             return b"null", ErrorBody(
                 code="handler_error",
                 message=f"{text} (error id {error_id})",
                 details={"errorId": error_id},
-                outcome="executed",
+                outcome="executed" if started else "rejected",
             )
+
+
+def _is_async(handler: Handler) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+        getattr(handler, "__call__", None)  # noqa: B004  (an object whose call is a coroutine function)
+    )
 
 
 def _plain(details: object) -> object:

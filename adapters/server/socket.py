@@ -71,10 +71,11 @@ class SocketPath:
                 message = await receive()
                 if message["type"] == "websocket.disconnect":
                     break
-                text = message.get("text")
+                text: str | None = message.get("text")
                 if text is None:
                     self.close(1003, "binary")
                     await anyio.sleep_forever()  # the writer closes, and ends this too
+                    continue
                 server.receive(text.encode("utf-8", "surrogatepass"), self)
             tasks.cancel_scope.cancel()
 

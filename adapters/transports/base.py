@@ -96,8 +96,15 @@ class HealthReport:
 class Owner(Protocol):
     """Who owns the calls that a transport carries. Nothing here blocks."""
 
-    calls: Calls
-    session: ClientSession
+    @property
+    def calls(self) -> Calls:
+        """Every call that is open, whatever transport it is on."""
+        ...
+
+    @property
+    def session(self) -> ClientSession:
+        """Who we are to the server."""
+        ...
 
     def control_id(self) -> str:
         """An id for a message that is no call (hello, ping, attach, cancel)."""

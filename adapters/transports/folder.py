@@ -242,7 +242,9 @@ class FolderLink:
         """Something planted, or unreadable: it is counted once, never opened again, and left to its owner."""
         if name not in self._strange:
             self._strange.add(name)
-            what = "no plain file" if isinstance(error, NotAFile) or error.errno == errno.ELOOP else str(error)
+            what = (
+                "no plain file" if isinstance(error, NotAFile) or error.errno == errno.ELOOP else str(error)
+            )
             self._trouble(f"{name[:80]!r} was not read: {what}")
 
     def _trouble(self, words: str) -> None:
@@ -297,6 +299,6 @@ def _failure(what: str, error: OSError) -> Failure:
     code = error.errno or 0
     remedy = _REMEDIES.get(code, error.strerror or str(error))
     return Failure(
-        kind=FailureKind.UNAVAILABLE, reason=f"{what}: {remedy} ({errno.errorcode.get(code, 'unknown error')})"
+        kind=FailureKind.UNAVAILABLE,
+        reason=f"{what}: {remedy} ({errno.errorcode.get(code, 'unknown error')})",
     )
-

@@ -67,9 +67,7 @@ class MemoryLink:
 
     def submit(self, call: Call) -> None:
         if len(self._outbox) >= MAX_QUEUED:
-            raise QueueFull(
-                f"{MAX_QUEUED} messages wait already", limit=MAX_QUEUED, message_id=call.id
-            )
+            raise QueueFull(f"{MAX_QUEUED} messages wait already", limit=MAX_QUEUED, message_id=call.id)
         self._outbox.append(call)
         self._wake.set()
 

@@ -56,9 +56,7 @@ def build_transports(context: TransportContext, names: Iterable[str] | None) -> 
     transports: list[Transport] = []
     for name in wanted:
         if name not in found:
-            raise ConfigurationError(
-                f"transport {name!r} is not known: there are {', '.join(sorted(found))}"
-            )
+            raise ConfigurationError(f"transport {name!r} is not known: there are {', '.join(sorted(found))}")
         transport = _factory(found[name])(context)
         if transport is not None:
             transports.append(transport)

@@ -120,9 +120,7 @@ class BreakerChart(PureChart[BreakerContext]):
     def trip(self, ev: BreakerEvent) -> None:
         """Open now, and judge what comes later anew."""
         ctx = self.model.ctx
-        self.model.ctx = replace(
-            ctx, generation=ctx.generation + 1, opened_at=ev.now, leased=(), successes=0
-        )
+        self.model.ctx = replace(ctx, generation=ctx.generation + 1, opened_at=ev.now, leased=(), successes=0)
 
     def probe(self, ev: BreakerEvent) -> None:
         """The first permit of a new trial."""
@@ -156,9 +154,7 @@ class BreakerChart(PureChart[BreakerContext]):
     def judge_anew(self, ev: BreakerEvent) -> None:
         """What is still out from before says nothing any more."""
         ctx = self.model.ctx
-        self.model.ctx = replace(
-            ctx, generation=ctx.generation + 1, opened_at=ev.now, leased=(), successes=0
-        )
+        self.model.ctx = replace(ctx, generation=ctx.generation + 1, opened_at=ev.now, leased=(), successes=0)
 
 
 def _rate_reached(part: int, calls: int, rate: float | None, minimum: int) -> bool:

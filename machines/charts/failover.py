@@ -23,6 +23,7 @@ from devpipe.machines.config import FailoverConfig
 from devpipe.machines.decisions.backoff import growing
 from devpipe.machines.decisions.chain import Candidate, better_than, first_in_chain, highest
 from devpipe.machines.effects import Activate, Dial, HangUp, HoldDials, Retire
+from devpipe.machines.errors import FailureKind
 from devpipe.machines.events import (
     Exhausted,
     SwitchReason,
@@ -31,7 +32,6 @@ from devpipe.machines.events import (
     TransportSwitched,
 )
 from devpipe.machines.inputs import Failure
-from devpipe.machines.errors import FailureKind
 
 __all__ = ["FailoverChart", "FailoverContext", "FailoverEvent"]
 
@@ -87,7 +87,9 @@ class FailoverChart(PureChart[FailoverContext]):
         connecting.to(selecting, cond="some_usable", on="wait_for_better")
         | connecting.to(exhausted, cond="all_down", on="announce")
         | connecting.to(None)
-        | selecting.to(active, cond="first_choice_usable or waited_long_enough and some_usable", on="take_first")
+        | selecting.to(
+            active, cond="first_choice_usable or waited_long_enough and some_usable", on="take_first"
+        )
         | selecting.to(connecting, unless="some_usable", on="stop_waiting")
         | selecting.to(None)
         | active.to(failing_over, cond="active_lost", on="lose")
@@ -166,7 +168,7 @@ class FailoverChart(PureChart[FailoverContext]):
 
     def all_down(self, ev: FailoverEvent) -> bool:
         """Each allowed transport has been tried and is down."""
-        return all(not c.up and c.failure is not None or not c.admitted for c in allowed(self.model.ctx))
+        return all((not c.up and c.failure is not None) or not c.admitted for c in allowed(self.model.ctx))
 
     def hold_over(self, ev: FailoverEvent) -> bool:
         """The server is down, and no shared backoff holds the dials now."""
@@ -211,7 +213,9 @@ class FailoverChart(PureChart[FailoverContext]):
         assert lost is not None  # only entered from states that have an active one
         wanted_away = ctx.pinned is not None and ctx.pinned != lost.name
         if not wanted_away:
-            failure = lost.failure or Failure(kind=FailureKind.UNAVAILABLE, reason="its circuit breaker is open")
+            failure = lost.failure or Failure(
+                kind=FailureKind.UNAVAILABLE, reason="its circuit breaker is open"
+            )
             self.model.out.append(TransportFailed(transport=lost.name, timestamp=ev.now, failure=failure))
             forgiven = lost.lost_at is not None and ev.now - lost.lost_at > ctx.config.forgiven_after
             losses = 1 if forgiven else lost.losses + 1
@@ -262,9 +266,7 @@ class FailoverChart(PureChart[FailoverContext]):
         ctx = self.model.ctx
         found = next_upgrade(ctx, ev.now)
         assert found is not None  # the guard has seen it
-        self.model.ctx = replace(
-            ctx, upgrade_to=found[0].name, deadline=ev.now + ctx.config.upgrade_timeout
-        )
+        self.model.ctx = replace(ctx, upgrade_to=found[0].name, deadline=ev.now + ctx.config.upgrade_timeout)
 
     def upgrade(self, ev: FailoverEvent) -> None:
         """Make before break: new messages first, then the old one may go."""

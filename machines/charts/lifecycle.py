@@ -102,8 +102,10 @@ class LifecycleChart(PureChart[LifecycleContext]):
         healthy = State()
         degraded = State()
 
-        useful = probation.to(healthy, on="found_useful") | healthy.to(None, on="found_useful") | degraded.to(
-            None, on="found_useful"
+        useful = (
+            probation.to(healthy, on="found_useful")
+            | healthy.to(None, on="found_useful")
+            | degraded.to(None, on="found_useful")
         )
         degrade = healthy.to(degraded) | probation.to(degraded, on="watch") | degraded.to(None)
         recover = degraded.to(healthy) | probation.to(None) | healthy.to(None)
@@ -389,9 +391,7 @@ class LifecycleChart(PureChart[LifecycleContext]):
     def _died_young(self, ev: LifecycleEvent) -> bool:
         ctx = self.model.ctx
         return (
-            ctx.proven_at is not None
-            and not ctx.useful
-            and ev.now - ctx.proven_at < ctx.config.young_seconds
+            ctx.proven_at is not None and not ctx.useful and ev.now - ctx.proven_at < ctx.config.young_seconds
         )
 
     def _send_nonce(self, ev: LifecycleEvent, *, within: float) -> None:

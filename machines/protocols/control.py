@@ -54,12 +54,12 @@ class Cancel(msgspec.Struct, kw_only=True):
 Control: TypeAlias = Hello | Probe | Attach | Poll | Cancel
 
 _DECODERS: dict[str, msgspec.json.Decoder[Control]] = {
-    "hello": msgspec.json.Decoder(Hello),  # type: ignore[dict-item]  # each decoder gives one of the union
-    "health_ping": msgspec.json.Decoder(Probe),  # type: ignore[dict-item]
-    "ping": msgspec.json.Decoder(Probe),  # type: ignore[dict-item]
-    "attach": msgspec.json.Decoder(Attach),  # type: ignore[dict-item]
-    "poll": msgspec.json.Decoder(Poll),  # type: ignore[dict-item]
-    "cancel": msgspec.json.Decoder(Cancel),  # type: ignore[dict-item]
+    "hello": msgspec.json.Decoder(Hello),
+    "health_ping": msgspec.json.Decoder(Probe),
+    "ping": msgspec.json.Decoder(Probe),
+    "attach": msgspec.json.Decoder(Attach),
+    "poll": msgspec.json.Decoder(Poll),
+    "cancel": msgspec.json.Decoder(Cancel),
 }
 
 

@@ -76,7 +76,9 @@ async def with_websockets(arguments: argparse.Namespace) -> dict[str, float]:
             id = f"peer-{number}"
             future = pending[id] = asyncio.get_running_loop().create_future()
             await socket.send(
-                json.dumps({"id": id, "type": "echo", "timestamp": int(time.time() * 1000), "payload": PAYLOAD})
+                json.dumps(
+                    {"id": id, "type": "echo", "timestamp": int(time.time() * 1000), "payload": PAYLOAD}
+                )
             )
             reply = await future
             assert reply["payload"]["n"] == 1

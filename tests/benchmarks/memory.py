@@ -49,7 +49,9 @@ async def main() -> int:
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-    print(f"| {CALLS} pending calls add | {added / 1e6:.1f} MB | own tasks {own / 1e6:.1f} MB | | {LIMIT:g} MB |")
+    print(
+        f"| {CALLS} pending calls add | {added / 1e6:.1f} MB | own tasks {own / 1e6:.1f} MB | | {LIMIT:g} MB |"
+    )
     return 0 if added / 1e6 <= LIMIT else 1
 
 

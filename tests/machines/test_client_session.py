@@ -21,7 +21,12 @@ def test_the_first_answer_binds_the_session_to_that_process_and_later_hellos_ask
     session = ClientSession("me")
     assert session.hello("n", client="t")["resume"] is False
     answer = read_hello(decode(HELLO), transport="http")
-    assert answer.known and answer.time == 1.5 and answer.max_message_bytes == 9 and answer.push == Position("e", 3)
+    assert (
+        answer.known
+        and answer.time == 1.5
+        and answer.max_message_bytes == 9
+        and answer.push == Position("e", 3)
+    )
     assert session.answered(answer) and session.server == "S" and session.remembers
     assert session.hello("n", client="t")["resume"] is True
 
@@ -43,7 +48,9 @@ def test_answers_that_make_no_sense_are_protocol_errors() -> None:
         read_hello(decode(b'{"type":"hello","payload":{"server":5}}'), transport="x")
     with pytest.raises(TransportError):
         read_attached(decode(b'{"type":"response","payload":{"offset":"a"}}'), transport="x")
-    assert read_attached(decode(b'{"type":"a","payload":{"epoch":"e","offset":1}}'), transport="x").gap is False
+    assert (
+        read_attached(decode(b'{"type":"a","payload":{"epoch":"e","offset":1}}'), transport="x").gap is False
+    )
 
 
 def test_pushes_are_taken_in_order_and_once_and_a_hole_is_noticed() -> None:

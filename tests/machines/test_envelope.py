@@ -25,18 +25,32 @@ from devpipe.machines.protocols.envelope import (
 )
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4)
+    ),
     max_leaves=10,
 )
 
 
 @given(payload=json_values, priority=st.sampled_from(Priority), expires=st.none() | st.integers(0, 2**45))
-def test_a_request_comes_back_as_it_was_written(payload: object, priority: Priority, expires: int | None) -> None:
+def test_a_request_comes_back_as_it_was_written(
+    payload: object, priority: Priority, expires: int | None
+) -> None:
     data = encode_request(
-        id="p-1", type="écho", payload=encode_payload(payload, type="echo"), timestamp=5, priority=priority,
-        expires_at=expires, session="s", server="v",
+        id="p-1",
+        type="écho",
+        payload=encode_payload(payload, type="echo"),
+        timestamp=5,
+        priority=priority,
+        expires_at=expires,
+        session="s",
+        server="v",
     )
     document = json.loads(data)
     assert document["id"] == "p-1" and document["type"] == "écho" and document["timestamp"] == 5
@@ -114,9 +128,22 @@ def test_a_good_type_passes() -> None:
 
 def test_replies_and_pushes_are_what_the_protocol_says() -> None:
     good = json.loads(encode_reply(reply_to="a", payload=b"1", timestamp=3))
-    assert good == {"type": "response", "timestamp": 3, "id": "a", "replyTo": "a", "success": True, "payload": 1}
-    bad = json.loads(encode_reply(reply_to=None, timestamp=3, error=ErrorBody(code="busy", outcome="rejected")))
-    assert bad["success"] is False and bad["error"] == {"code": "busy", "outcome": "rejected"} and "replyTo" not in bad
+    assert good == {
+        "type": "response",
+        "timestamp": 3,
+        "id": "a",
+        "replyTo": "a",
+        "success": True,
+        "payload": 1,
+    }
+    bad = json.loads(
+        encode_reply(reply_to=None, timestamp=3, error=ErrorBody(code="busy", outcome="rejected"))
+    )
+    assert (
+        bad["success"] is False
+        and bad["error"] == {"code": "busy", "outcome": "rejected"}
+        and "replyTo" not in bad
+    )
     push = decode(encode_push(type="news", payload=b"2", timestamp=1, epoch="e", offset=4))
     position = to_message(push).position
     assert position is not None and (position.epoch, position.offset) == ("e", 4)

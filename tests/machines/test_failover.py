@@ -343,7 +343,11 @@ def test_one_path_that_is_not_refused_means_that_the_server_is_not_down() -> Non
 
 def test_another_server_is_set_aside_while_the_one_that_knows_us_is_reached() -> None:
     failover = feed(make(), Open(), up("websocket", "S"), up("http", "T"))
-    assert failover.elsewhere("http") and not failover.elsewhere("websocket") and not failover.elsewhere("folder")
+    assert (
+        failover.elsewhere("http")
+        and not failover.elsewhere("websocket")
+        and not failover.elsewhere("folder")
+    )
     assert failover.usable() == ["websocket"] and "another server" in failover.why()
     clear(failover)
     feed(failover, down("websocket"), now=1.0)
@@ -369,7 +373,9 @@ def test_it_knows_whether_somebody_will_try_before_a_deadline() -> None:
     assert make().will_try_before(0.0)
     failover = feed(make(), Open())
     assert failover.will_try_before(5.0), "they are being dialled"
-    feed(failover, down("websocket", retry_at=8.0), down("http", retry_at=None), down("folder", retry_at=None))
+    feed(
+        failover, down("websocket", retry_at=8.0), down("http", retry_at=None), down("folder", retry_at=None)
+    )
     assert not failover.will_try_before(5.0) and failover.will_try_before(8.0)
     feed(failover, up("http"), scored("http", 1.0, admitted=False, retry_at=30.0))
     assert failover.will_try_before(30.0)

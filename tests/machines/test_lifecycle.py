@@ -77,7 +77,9 @@ def degraded() -> Lifecycle:
     return feed(healthy(), Assess(healthy=False))
 
 
-def fail(lifecycle: Lifecycle, failure: Failure = BROKEN, *, now: float = 0.0, jitter: float = 0.5) -> Lifecycle:
+def fail(
+    lifecycle: Lifecycle, failure: Failure = BROKEN, *, now: float = 0.0, jitter: float = 0.5
+) -> Lifecycle:
     return feed(lifecycle, Failed(generation=lifecycle.generation, failure=failure, jitter=jitter), now=now)
 
 

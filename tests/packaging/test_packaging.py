@@ -15,8 +15,28 @@ import devpipe
 
 ROOT = Path(__file__).parents[2]
 FORBIDDEN = frozenset(
-    "asyncio anyio trio time datetime random secrets uuid os socket ssl logging threading pathlib subprocess "
-    "httpx watchdog hypercorn click rich".split()
+    [
+        "asyncio",
+        "anyio",
+        "trio",
+        "time",
+        "datetime",
+        "random",
+        "secrets",
+        "uuid",
+        "os",
+        "socket",
+        "ssl",
+        "logging",
+        "threading",
+        "pathlib",
+        "subprocess",
+        "httpx",
+        "watchdog",
+        "hypercorn",
+        "click",
+        "rich",
+    ]
 )
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MACHINES = sorted((ROOT / "machines").rglob("*.py"))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
-
-import pytest
 
 from devpipe.specs.stateful.lifecycle import LifecycleMachine
 
