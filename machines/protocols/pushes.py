@@ -17,18 +17,32 @@ __all__ = ["STREAM", "Pushes"]
 #: The target of an ``attach`` that came over HTTP: the session's stream, whichever connection that is.
 STREAM = 0
 
-PushSnapshot = tuple[str, int, int, int, "int | None", tuple[tuple[int, bytes], ...]]
+PushSnapshot = tuple[str, int, int, int, int, "int | None", tuple[tuple[int, bytes], ...]]
 
 
 class Pushes:
     """The history of one session, bounded by count and bytes; the oldest pushes go first."""
 
-    __slots__ = ("_bytes", "_log", "_max_bytes", "_max_pushes", "cursor", "epoch", "number", "offset", "target")
+    __slots__ = (
+        "_bytes",
+        "_log",
+        "_max_bytes",
+        "_max_pushes",
+        "attached",
+        "cursor",
+        "epoch",
+        "number",
+        "offset",
+        "target",
+    )
 
     def __init__(self, epoch: str, *, max_pushes: int, max_bytes: int) -> None:
         self.epoch = epoch
         self.offset = 0  #: of the latest push
         self.cursor = 0  #: the last push handed to the present path
+        self.attached = (
+            0  #: the place that the last ``attach`` named: a poll without a place of its own goes on there
+        )
         self.number = -1  #: the highest number that was attached
         self.target: int | None = None  #: a path, or STREAM, or None if none was named or it is gone
         self._log: deque[tuple[int, bytes]] = deque()
@@ -64,7 +78,7 @@ class Pushes:
         """
         cursor, gap = self.place(epoch, after)
         if number > self.number or (number == self.number and target == self.target):
-            self.number, self.target, self.cursor = number, target, cursor
+            self.number, self.target, self.cursor, self.attached = number, target, cursor, cursor
         return gap
 
     def place(self, epoch: str | None, after: int) -> tuple[int, bool]:
@@ -90,10 +104,18 @@ class Pushes:
 
     def snapshot(self) -> PushSnapshot:
         """Plain data of everything."""
-        return (self.epoch, self.offset, self.cursor, self.number, self.target, tuple(self._log))
+        return (
+            self.epoch,
+            self.offset,
+            self.cursor,
+            self.attached,
+            self.number,
+            self.target,
+            tuple(self._log),
+        )
 
     def restore(self, state: PushSnapshot) -> None:
         """Put a snapshot back."""
-        self.epoch, self.offset, self.cursor, self.number, self.target, log = state
+        self.epoch, self.offset, self.cursor, self.attached, self.number, self.target, log = state
         self._log = deque(log)
         self._bytes = sum(len(data) for _, data in log)

@@ -94,9 +94,7 @@ class Shutdown:
     """The server closes: nothing new runs, what runs is cancelled and answered, every path is closed."""
 
 
-ServiceInput: TypeAlias = (
-    PathOpened | StreamOpened | Arrived | PathClosed | HandlerEnded | Pushed | Shutdown
-)
+ServiceInput: TypeAlias = PathOpened | StreamOpened | Arrived | PathClosed | HandlerEnded | Pushed | Shutdown
 
 
 # --- effects ----------------------------------------------------------------------------------------
