@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSListener
 
+from devpipe.adapters import wire
 from devpipe.adapters.ports import dial
 from devpipe.adapters.ports.dial import ProxyRefused, SystemDialer, environment_proxy, is_loopback
 from devpipe.adapters.transports.link import LinkLost
@@ -335,6 +338,7 @@ def test_this_machine_is_never_reached_through_a_proxy_of_the_environment(
         ("http://pipe.example", "pipe.example", True),
         ("all://pipe.example", "pipe.example", True),
         ("http://example", "pipe.example", False),
+        ("http://*.example", "pipe.example", True),
         ("", "pipe.example", False),
     ],
 )
@@ -361,12 +365,42 @@ async def test_a_name_whose_first_address_is_dead_is_reached_by_the_next(
 
     monkeypatch.setattr(anyio, "getaddrinfo", two_addresses)
     async with serving(shout) as port:
-        wire = await dial_protocol("pipe.example", port)
-        await wire.send(b"hello")
-        assert await wire.receive() == b"HELLO"
-        await wire.aclose(b"", linger=0)
+        reached = await dial_protocol("pipe.example", port)
+        await reached.send(b"hello")
+        assert await reached.receive() == b"HELLO"
+        await reached.aclose(b"", linger=0)
     with pytest.raises(OSError, match="no address") as caught:
         await dial_protocol("pipe.example", port)
     group = caught.value.__cause__
     assert isinstance(group, ExceptionGroup)
     assert [type(error) for error in group.exceptions] == [ConnectionRefusedError, ConnectionRefusedError]
+
+
+@pytest.mark.anyio
+async def test_of_two_addresses_that_answer_together_one_is_closed(
+    monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> None:
+    if anyio_backend == "trio":
+        return  # there anyio dials
+    both = anyio.Event()
+    closed: list[str] = []
+
+    class Connected:
+        """As much of a wire as a race needs."""
+
+        def __init__(self, address: str) -> None:
+            self.address = address
+
+        async def aclose(self, words: bytes, *, linger: float) -> None:
+            closed.append(self.address)
+
+    async def connect(address: str) -> Any:
+        if address == "b":
+            asyncio.get_running_loop().call_later(0.01, both.set)
+        await both.wait()
+        return Connected(address)
+
+    monkeypatch.setattr(wire, "NEXT_ADDRESS", 0.01)
+    with anyio.fail_after(BOUND):
+        winner: Any = await wire._race(["a", "b"], connect)
+    assert sorted([winner.address, *closed]) == ["a", "b"]

@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import struct
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
@@ -22,7 +23,7 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from devpipe.adapters.transports.link import LinkLost, Terms
 from devpipe.adapters.transports.websocket import WebSocketLink
-from devpipe.adapters.wire import ProtocolWire
+from devpipe.adapters.wire import ProtocolWire, StreamWire
 from devpipe.machines.config import WebSocketConfig
 from devpipe.machines.errors import ConfigurationError, FailureKind, QueueFull
 from devpipe.machines.inputs import Failure
@@ -302,11 +303,13 @@ async def test_under_asyncio_a_hundred_wakes_of_one_turn_are_one_write(anyio_bac
 
     class User:
         pending = 0
+        asked = 0
 
         def received(self, data: bytes) -> None:
             pass
 
         def take(self) -> bytes:
+            self.asked += 1
             taken, self.pending = self.pending, 0
             return b"x" * taken
 
@@ -318,11 +321,13 @@ async def test_under_asyncio_a_hundred_wakes_of_one_turn_are_one_write(anyio_bac
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wire.run, user)
         await turns()
+        user.asked = 0
         for _ in range(100):
             user.pending += 1
             wire.wake()
         await turns()
         assert writes == [b"x" * 100]
+        assert user.asked == 2, "once for the bytes, once to hear that there are no more"
         wire.pause_writing()
         user.pending = 1
         wire.wake()
@@ -358,6 +363,68 @@ async def test_bytes_that_wait_are_bounded_and_withdrawing_makes_room(fast: bool
     link.submit(make_call(b"x" * 40))
     link.withdraw(first)
     link.submit(make_call(b"x" * 60))
+
+
+async def test_what_was_written_makes_room_again(fast: bool) -> None:
+    async with serving(echo) as url:
+        config = WebSocketConfig(max_queue_bytes=100)
+        host, link = Host(), WebSocketLink(url, config=config, fast=fast)
+        async with running(link, host):
+            for n in range(5):
+                link.submit(make_call(b"x" * 60))
+                await host.until(n + 1)
+
+
+async def test_a_ping_is_answered_when_there_is_nothing_else_to_say(fast: bool) -> None:
+    async def peer(peer: Peer) -> None:
+        await peer.accept()
+        await peer.stream.send(frame(9, b"there?"))
+        assert await peer.frame() == (10, True, b"there?")
+        await peer.stream.send(frame(1, b"thanks"))
+        await peer.frame()
+
+    async with serving(peer) as url:
+        host, link = Host(), WebSocketLink(url, fast=fast)
+        async with running(link, host):
+            assert await host.until(1) == [b"thanks"]
+
+
+async def test_nothing_is_said_after_a_write_that_was_broken_off() -> None:
+    class Stuck:
+        """A stream whose first write never ends."""
+
+        def __init__(self) -> None:
+            self.sent: list[bytes] = []
+
+        async def send(self, data: bytes) -> None:
+            self.sent.append(data)
+            await anyio.sleep_forever()
+
+        async def receive(self, _: int) -> bytes:
+            await anyio.sleep_forever()
+            return b""
+
+        async def aclose(self) -> None:
+            pass
+
+    class User:
+        def received(self, data: bytes) -> None:
+            raise AssertionError(data)
+
+        def take(self) -> bytes:
+            return b"half a frame"
+
+        def progressed(self) -> None:
+            raise AssertionError
+
+    stream: Any = Stuck()
+    wire = StreamWire(stream)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wire.run, User())
+        await turns()
+        tasks.cancel_scope.cancel()
+    await wire.aclose(b"goodbye", linger=0.01)
+    assert stream.sent == [b"half a frame"]
 
 
 # --- large messages ---------------------------------------------------------------------------------------
@@ -640,8 +707,7 @@ async def test_a_bug_of_whoever_listens_is_loud(fast: bool) -> None:
         await link.open(Broken())
         with pytest.raises((ZeroDivisionError, ExceptionGroup)) as caught:
             await link.run()
-        error = caught.value
-        assert isinstance(error, ZeroDivisionError) or error.subgroup(ZeroDivisionError) is not None
+        assert "ZeroDivisionError" in "".join(traceback.format_exception(caught.value))
         await link.aclose("bug")
 
 
@@ -887,5 +953,5 @@ async def test_the_path_is_below_that_of_the_address_and_the_host_header_names_t
 
     async with serving(peer) as url:
         await lost(WebSocketLink(f"{url}/über uns/"), Host())
-    assert seen[0].startswith("GET /%C3%BCber%20uns/devpipe/ws HTTP/1.1\r\n".encode())
+    assert seen[0].startswith(b"GET /%C3%BCber%20uns/devpipe/ws HTTP/1.1\r\n")
     assert f"host: {url.removeprefix('http://')}".encode() in seen[0].lower()
