@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 
-from devpipe.adapters.server.guards import Refusal, check, read_headers
+from devpipe.adapters.server.guards import Refusal, check, check_host, read_headers
 from devpipe.adapters.server.socket import SocketPath
 from devpipe.adapters.server.stream import StreamPath
 from devpipe.adapters.waiter import Waiter, waiter_factory
@@ -28,6 +28,12 @@ JSON = (b"content-type", b"application/json")
 BODY_TIMEOUT = 30.0
 #: What an envelope may have around the largest payload (bytes).
 ENVELOPE_ROOM = 1024
+#: Of a body that is refused so much is read and thrown away, for so long (bytes, seconds): a connection that is closed
+#: with unread bytes is reset, and the client never sees why it was refused.
+MAX_DISCARDED = 64 * 1024 * 1024
+DISCARD_TIMEOUT = 2.0
+#: An answer that is not there after this long (seconds) is worth watching whether its client still is.
+WATCH_AFTER = 0.25
 #: Statuses of refusals that are made before or after a message is read.
 STATUS = {
     "bad_message": 400,
@@ -38,11 +44,20 @@ STATUS = {
 }
 
 
+RETRY = ((b"retry-after", b"1"),)
+CLOSE = ((b"connection", b"close"),)
+FULL = Refusal(status=503, code="busy", message="too many streams and sockets are open", headers=RETRY)
+
+#: Status, body, further headers.
+_Answer: TypeAlias = tuple[int, bytes, tuple[tuple[bytes, bytes], ...]]
+
+
 class Application:
     """Routes one ASGI scope. ``server`` must be running: its own lifespan or the parent's has entered it."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._open = 0  #: streams and sockets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -74,11 +89,12 @@ class Application:
         path = _path(scope)
         method = scope["method"]
         headers = read_headers(scope["headers"])
+        prefix = config.prefix.rstrip("/")
         routes = {
             config.health_path: "GET",
-            f"{config.prefix}/health": "GET",
-            f"{config.prefix}/message": "POST",
-            f"{config.prefix}/stream": "GET",
+            f"{prefix}/health": "GET",
+            f"{prefix}/message": "POST",
+            f"{prefix}/stream": "GET",
         }
         allowed = routes.get(path)
         refusal: Refusal | None = None
@@ -90,77 +106,92 @@ class Application:
             allow = ((b"allow", allowed.encode()),)
             refusal = Refusal(status=405, code="wrong_method", message=f"only {allowed}", headers=allow)
         elif path.endswith("/health"):
+            # a load balancer asks without a token; a page that rebinds its name does not get in all the same
+            refusal = check_host(headers, hosts=server.hosts)
+        else:
+            refusal = check(headers, config=config, hosts=server.hosts, token=server.token)
+        if refusal is not None:
+            if method == "POST":
+                await _discard(receive)
+            await self._refuse(receive, send, refusal)
+        elif path.endswith("/health"):
             body = encode_payload({"status": "ok", "server": server.identity}, type="health")
             await _respond(send, 200, body)
-            return
-        else:
-            refusal = check(headers, config=config, token=server.token)
-        if refusal is not None:
-            await self._refuse(send, refusal)
         elif method == "POST":
             await self._post(headers, receive, send)
+        elif self._open >= config.max_streams:
+            await self._refuse(receive, send, FULL)
         else:
             await self._stream(headers, receive, send)
 
-    async def _refuse(self, send: Send, refusal: Refusal) -> None:
-        error = ErrorBody(code=refusal.code, message=refusal.message, outcome="rejected")
-        body = encode_reply(reply_to=None, timestamp=0, error=error)
-        await _respond(send, refusal.status, body, refusal.headers)
+    async def _refuse(self, receive: Receive, send: Send, refusal: Refusal) -> None:
+        async with anyio.create_task_group() as tasks:
+            # beside the answer: an ASGI server may not get to send it while what it has read is not taken
+            tasks.start_soon(_discard, receive)
+            await _respond(send, refusal.status, _body_of(refusal), refusal.headers)
+            tasks.cancel_scope.cancel()
 
     async def _post(self, headers: dict[str, str], receive: Receive, send: Send) -> None:
+        body: bytes | Refusal | None
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             # a form or a plain text can be posted by any web page; JSON makes a browser ask first
-            refusal = Refusal(status=415, code="not_json", message="content-type must be application/json")
-            await self._refuse(send, refusal)
-            return
-        body = await self._body(headers, receive, send)
+            body = Refusal(status=415, code="not_json", message="content-type must be application/json")
+        else:
+            body = await self._body(headers, receive)
         if body is None:
+            return  # the client has gone
+        if isinstance(body, Refusal):
+            if body.status != 408:
+                await _discard(receive)
+            await self._refuse(receive, send, body)
             return
-        exchange = _Exchange(self._server.config.max_message_bytes, waiter_factory()())
+        exchange = _Exchange(self._server.config.max_message_bytes)
         self._server.receive(body, exchange)
         try:
-            status, data, extra = await exchange.answer
+            answer = await self._wait(exchange, receive)
         finally:
             self._server.drop(exchange)
-        await _respond(send, status, data, extra)
+        if answer is not None:
+            await _respond(send, *answer)
 
-    async def _body(self, headers: dict[str, str], receive: Receive, send: Send) -> bytes | None:
+    async def _wait(self, exchange: _Exchange, receive: Receive) -> _Answer | None:
+        """The answer, or None if the client has gone: what is held for it must not be thought delivered."""
+        with anyio.move_on_after(WATCH_AFTER):
+            return await exchange.wait()
+        answer: _Answer | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_until_disconnect, receive, tasks.cancel_scope)
+            answer = await exchange.wait()
+            tasks.cancel_scope.cancel()
+        return answer
+
+    async def _body(self, headers: dict[str, str], receive: Receive) -> bytes | Refusal | None:
         limit = self._server.config.max_message_bytes + ENVELOPE_ROOM
         announced = headers.get("content-length", "0")
-        size = int(announced) if announced.isdigit() else 0
+        size = int(announced) if announced.isascii() and announced.isdigit() else 0
         parts: list[bytes] = []
+        taken = 0
         with anyio.move_on_after(BODY_TIMEOUT):
-            while size <= limit:
+            while max(size, taken) <= limit:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return None
                 parts.append(message.get("body", b""))
-                size = max(size, sum(map(len, parts)))
-                if not message.get("more_body", False) and size <= limit:
+                taken += len(parts[-1])
+                if not message.get("more_body", False) and taken <= limit:
                     return b"".join(parts)
-            await self._refuse(
-                send,
-                Refusal(
-                    status=413,
-                    code="too_large",
-                    message=f"more than {limit} bytes",
-                    headers=((b"connection", b"close"),),
-                ),
-            )
-            return None
-        await self._refuse(
-            send, Refusal(status=408, code="too_slow", message="the body did not come in time")
-        )
-        return None
+            return Refusal(status=413, code="too_large", message=f"more than {limit} bytes", headers=CLOSE)
+        return Refusal(status=408, code="too_slow", message="the body did not come in time", headers=CLOSE)
 
     async def _stream(self, headers: dict[str, str], receive: Receive, send: Send) -> None:
         config = self._server.config
         path = StreamPath(config.max_message_bytes, keep_alive=config.keep_alive)
         session, identity = headers.get("devpipe-session", ""), headers.get("devpipe-server", "")
-        self._server.open_stream(
-            path, session=session, server=identity, last_event_id=headers.get("last-event-id", "")
-        )
+        self._open += 1
         try:
+            self._server.open_stream(
+                path, session=session, server=identity, last_event_id=headers.get("last-event-id", "")
+            )
             if path.closed:
                 error = ErrorBody(code="session_unknown", message="say hello first", outcome="rejected")
                 body = encode_reply(reply_to=None, timestamp=0, error=error)
@@ -170,6 +201,7 @@ class Application:
                 receive, send, nonce=headers.get("devpipe-nonce", ""), server=self._server.identity
             )
         finally:
+            self._open -= 1
             self._server.drop(path)
 
     # --- websocket ------------------------------------------------------------------------------------
@@ -180,23 +212,27 @@ class Application:
         refusal: Refusal | None
         if not server.running:
             refusal = Refusal(status=503, code="closing", message="this server does not run")
-        elif _path(scope) != f"{server.config.prefix}/ws":
+        elif _path(scope) != server.config.prefix.rstrip("/") + "/ws":
             refusal = Refusal(status=404, code="not_found", message="there is nothing here")
+        elif self._open >= server.config.max_streams:
+            refusal = FULL
         else:
-            refusal = check(headers, config=server.config, token=server.token)
+            refusal = check(headers, config=server.config, hosts=server.hosts, token=server.token)
         await receive()  # websocket.connect
         if refusal is None:
             path = SocketPath(server.config.websocket_max_message_bytes)
-            await send({"type": "websocket.accept"})
+            self._open += 1
             try:
+                await send({"type": "websocket.accept"})
                 await path.run(server, receive, send)
             finally:
+                self._open -= 1
                 server.drop(path)
         elif "websocket.http.response" in scope.get("extensions", {}):
-            error = ErrorBody(code=refusal.code, message=refusal.message, outcome="rejected")
-            body = encode_reply(reply_to=None, timestamp=0, error=error)
+            body = _body_of(refusal)
+            length = (b"content-length", str(len(body)).encode())
             start = {"type": "websocket.http.response.start", "status": refusal.status}
-            await send({**start, "headers": [JSON, *refusal.headers]})
+            await send({**start, "headers": [JSON, length, *refusal.headers]})
             await send({"type": "websocket.http.response.body", "body": body})
         else:
             await send({"type": "websocket.close", "code": 1008})
@@ -207,9 +243,17 @@ class _Exchange:
 
     transport = "http"
 
-    def __init__(self, limit: int, answer: Waiter) -> None:
+    def __init__(self, limit: int) -> None:
         self.max_message_bytes = limit
-        self.answer = answer
+        self._answer: _Answer | None = None
+        self._waiter: Waiter | None = None
+
+    async def wait(self) -> _Answer:
+        """The answer; a wait that was cancelled may be begun again."""
+        while self._answer is None:
+            self._waiter = waiter_factory()()
+            await self._waiter
+        return self._answer
 
     def send(
         self,
@@ -220,10 +264,11 @@ class _Exchange:
         accepted: bool = False,
         error: str | None = None,
     ) -> None:
-        if not self.answer.done():
+        if self._answer is None:
             status = 202 if accepted else 200 if error is None else STATUS.get(error, 200)
-            extra = ((b"retry-after", b"1"),) if status == 503 else ()
-            self.answer.set_result((status, data, extra))
+            self._answer = (status, data, RETRY if status == 503 else ())
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
 
     def close(self, code: int, error: str) -> None:
         body = ErrorBody(code=error, message="the server is going away", outcome="rejected")
@@ -243,3 +288,25 @@ async def _respond(
     store = (b"cache-control", b"no-store")
     await send({"type": "http.response.start", "status": status, "headers": [JSON, length, store, *headers]})
     await send({"type": "http.response.body", "body": body})
+
+
+def _body_of(refusal: Refusal) -> bytes:
+    error = ErrorBody(code=refusal.code, message=refusal.message, outcome="rejected")
+    return encode_reply(reply_to=None, timestamp=0, error=error)
+
+
+async def _discard(receive: Receive) -> None:
+    """Read what is left of a request, within limits."""
+    taken = 0
+    with anyio.move_on_after(DISCARD_TIMEOUT):
+        while taken < MAX_DISCARDED:
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                return
+
+
+async def _until_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from devpipe.machines.config import ServerConfig
 
-__all__ = ["Refusal", "check", "read_headers"]
+__all__ = ["Refusal", "check", "check_host", "read_headers"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +29,24 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return headers
 
 
-def check(headers: Mapping[str, str], *, config: ServerConfig, token: str | None) -> Refusal | None:
+def check_host(headers: Mapping[str, str], *, hosts: Container[str]) -> Refusal | None:
+    """None if ``Host`` is a name that this server goes by, on whichever port: against DNS rebinding."""
+    if "*" in hosts or _without_port(headers.get("host", "")) in hosts:
+        return None
+    return Refusal(status=421, code="forbidden_host", message="this server does not go by that Host")
+
+
+def check(
+    headers: Mapping[str, str], *, config: ServerConfig, hosts: Container[str], token: str | None
+) -> Refusal | None:
     """None if the request may go on.
 
-    ``Host`` must be one that this server goes by, against DNS rebinding; a browser's ``Origin`` must be allowed by
-    name, against other sites' scripts; the token is compared in constant time (RFC 6750 section 2.1).
+    ``Host`` as above; a browser's ``Origin`` must be allowed by name, against other sites' scripts; the token is compared
+    in constant time (RFC 6750 section 2.1).
     """
-    host = _without_port(headers.get("host", ""))
-    if "*" not in config.allowed_hosts and host not in config.allowed_hosts:
-        return Refusal(status=421, code="forbidden_host", message="this server does not go by that Host")
+    refusal = check_host(headers, hosts=hosts)
+    if refusal is not None:
+        return refusal
     origin = headers.get("origin")
     if origin is not None and origin not in config.allowed_origins:
         return Refusal(status=403, code="forbidden_origin", message="this Origin is not allowed")

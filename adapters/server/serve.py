@@ -1,7 +1,8 @@
-"""A server on a socket: hypercorn under asyncio and trio, on sockets that are bound here."""
+"""A server on a socket of its own: bound here, so that port 0 works and the real one is known."""
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import signal
 import socket
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from devpipe.adapters.ports.dial import is_loopback
-from devpipe.adapters.waiter import in_trio
 from devpipe.machines.config import ServerConfig
 from devpipe.machines.errors import ConfigurationError
 
@@ -26,62 +26,76 @@ log = logging.getLogger("devpipe.server")
 BACKLOG = 1024
 #: What is still being answered when the server is told to end may take this long (seconds).
 GRACE = 1.0
+#: A connection that has not sent a whole header after this long is closed, and one that is idle (seconds). Longer than
+#: clients keep idle connections, so that it is they who close: nothing is sent into a connection that closes.
+HEADER_TIMEOUT = 15.0
+#: Bytes of one request's header.
+MAX_HEADER = 16 * 1024
 
 
 async def serve(
-    server: Server, *, host: str, port: int, listening: Callable[[str], None] | None = None
+    server: Server,
+    *,
+    host: str,
+    port: int,
+    listening: Callable[[str], None] | None = None,
+    allow_anonymous: bool = False,
 ) -> None:
-    """Serve until cancelled, or until SIGINT or SIGTERM."""
-    if not is_loopback(host) and server.token is None:
-        raise ConfigurationError(
-            f"host = {host!r} can be reached from other machines: give a token, or listen at 127.0.0.1"
-        )
+    """Serve until cancelled, or until SIGINT or SIGTERM where this is the main thread."""
+    if not is_loopback(host):
+        if server.token is None and not allow_anonymous:
+            raise ConfigurationError(
+                f"host = {host!r} can be reached from other machines: give a token, or listen at 127.0.0.1; "
+                "allow_anonymous=True lets everybody in"
+            )
+        log.warning("what goes to %s is in clear text: put something that speaks TLS in front", host)
     try:
         import hypercorn
-        import hypercorn.asyncio
-        import hypercorn.trio
+
+        from devpipe.adapters.server.listener import listen
     except ImportError as error:
         raise ConfigurationError(
             "serving wants hypercorn: pip install 'vaultpilot-devpipe[server]'"
         ) from error
     bound = _bind(host, port)
-    config = _configuration(hypercorn.Config(), bound, server.config)
+    config = _configuration(hypercorn.Config(), server.config)
     ended = anyio.Event()
-
-    async def until_ended() -> None:
-        await ended.wait()
 
     async def until_cancelled() -> None:
         try:
             await anyio.sleep_forever()
         finally:
-            server.shut_down()
+            server.shut_down()  # our own streams and sockets first: they would hold the rest up
             ended.set()
 
     async def carry(scope: anyio.CancelScope) -> None:
-        # a task of its own, because hypercorn leaves marks of cancellation on the one that runs it; shielded,
-        # because cancelled it would drop its connections noisily: it is told to end instead, within its grace
-        with anyio.CancelScope(shield=True):
-            await run(server, config, shutdown_trigger=until_ended, mode="asgi")
+        await listen(server, config, bound, ended=ended, grace=GRACE)
         scope.cancel()
 
-    run: Callable[..., Any] = hypercorn.trio.serve if in_trio() else hypercorn.asyncio.serve
     with bound:
         async with server, anyio.create_task_group() as tasks:
+            if not _is_any(host):
+                server.hosts.add(f"[{host}]" if ":" in host else host.lower())
             tasks.start_soon(until_cancelled)
             if threading.current_thread() is threading.main_thread():
-                tasks.start_soon(_until_signal, server, ended)
+                tasks.start_soon(_until_signal, tasks.cancel_scope)
+            tasks.start_soon(carry, tasks.cancel_scope)
             if listening is not None:
                 shown = f"[{host}]" if ":" in host else host
                 listening(f"http://{shown}:{bound.getsockname()[1]}")
-            tasks.start_soon(carry, tasks.cancel_scope)
 
 
-async def _until_signal(server: Server, ended: anyio.Event) -> None:
+async def _until_signal(scope: anyio.CancelScope) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
-            server.shut_down()  # our own streams and sockets first: they would hold hypercorn up
-            ended.set()
+            scope.cancel()
+
+
+def _is_any(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # a name, by which the server goes from now on
+        return False
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -89,6 +103,8 @@ def _bind(host: str, port: int) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # connections inherit it: small replies leave at once
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         bound.bind((host, port))
         bound.listen(BACKLOG)
     except (OSError, OverflowError) as error:
@@ -97,17 +113,13 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _configuration(config: Any, bound: socket.socket, ours: ServerConfig) -> Any:
-    # hypercorn closes the descriptor that it is given: it gets one of its own
-    config.bind = [f"fd://{bound.dup().detach()}"]
+def _configuration(config: Any, ours: ServerConfig) -> Any:
     config.backlog = BACKLOG
     config.accesslog = None
     config.errorlog = logging.getLogger("devpipe.server.hypercorn")
-    config.loglevel = "WARNING"
-    config.graceful_timeout = GRACE
-    config.shutdown_timeout = GRACE
     config.websocket_max_message_size = ours.websocket_max_message_bytes
+    config.h11_max_incomplete_size = MAX_HEADER
     config.keep_alive_max_requests = 1_000_000_000  # a pipe keeps its connections for as long as it lives
-    config.keep_alive_timeout = 75.0
+    config.keep_alive_timeout = HEADER_TIMEOUT
     config.include_server_header = False
     return config

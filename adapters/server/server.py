@@ -101,6 +101,7 @@ class Server:
         self._count = 0
         self._runs: dict[int, anyio.CancelScope] = {}
         self._application = Application(self)
+        self.hosts = set(self.config.allowed_hosts)  #: names by which this server goes; "*" is any
         self._busy = False
         self._inbox: list[ServiceInput] = []
 
@@ -231,14 +232,16 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 8000,
         listening: Callable[[str], None] | None = None,
+        allow_anonymous: bool = False,
     ) -> None:
         """Serve until cancelled, or until SIGINT or SIGTERM; ``listening`` is told the real address.
 
-        Raises ``ConfigurationError`` if the address cannot be had, or is reachable from outside without a token.
+        ``allow_anonymous``: serve other machines without a token. Raises ``ConfigurationError`` if the address cannot
+        be had, or is reachable from outside without a token.
         """
         from devpipe.adapters.server.serve import serve
 
-        await serve(self, host=host, port=port, listening=listening)
+        await serve(self, host=host, port=port, listening=listening, allow_anonymous=allow_anonymous)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""

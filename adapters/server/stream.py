@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import anyio
 
 from devpipe.machines.message import Position
+from devpipe.machines.protocols.envelope import encode_payload
+from devpipe.machines.protocols.sse import encode_comment, encode_event
 
 __all__ = ["StreamPath"]
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-#: Events that wait for a client that reads too slowly; beyond that its stream ends, and it comes back for them.
-MAX_WAITING = 10_000
+#: Bytes that wait for a client that reads too slowly; beyond that its stream ends, and it comes back for them.
+MAX_WAITING = 16 * 1024 * 1024
+#: A client that takes nothing of a write for so long is gone (seconds).
+WRITE_TIMEOUT = 30.0
 HEADERS = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-store"),
@@ -34,7 +36,8 @@ class StreamPath:
         self.max_message_bytes = limit
         self.closed = False
         self._keep_alive = keep_alive
-        self._waiting: deque[bytes] = deque()
+        self._waiting: list[bytes] = []
+        self._bytes = 0
         self._wake = anyio.Event()
 
     def send(
@@ -46,11 +49,12 @@ class StreamPath:
         accepted: bool = False,
         error: str | None = None,
     ) -> None:
-        if len(self._waiting) >= MAX_WAITING:
+        if self._bytes + len(data) > MAX_WAITING and self._waiting:
             self.close(1008, "too_slow")
             return
-        id = b"" if position is None else f"id: {position.epoch}:{position.offset}\n".encode()
-        self._waiting.append(id + b"data: " + data + b"\n\n")  # JSON as we write it has no line breaks
+        id = None if position is None else f"{position.epoch}:{position.offset}"
+        self._waiting.append(encode_event(data, id=id))
+        self._bytes += len(data)
         self._wake.set()
 
     def close(self, code: int, error: str) -> None:
@@ -60,20 +64,23 @@ class StreamPath:
     async def run(self, receive: Receive, send: Send, *, nonce: str, server: str) -> None:
         """Carry events until the client has gone, or the stream is closed."""
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        proof = json.dumps({"nonce": nonce[:128], "server": server})
-        await self._say(send, f"event: proof\ndata: {proof}\n\n".encode())
+        proof = encode_payload({"nonce": nonce[:128], "server": server}, type="proof")
+        await self._say(send, encode_event(proof, event="proof"))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_until_disconnect, receive, tasks.cancel_scope)
             while not self.closed:
                 if self._waiting:
-                    events, self._waiting = b"".join(self._waiting), deque()
-                    await self._say(send, events)
+                    events, self._waiting, self._bytes = b"".join(self._waiting), [], 0
+                    with anyio.move_on_after(WRITE_TIMEOUT) as patience:
+                        await self._say(send, events)
+                    if patience.cancelled_caught:
+                        break
                     continue
                 self._wake = anyio.Event()
                 with anyio.move_on_after(self._keep_alive) as pause:
                     await self._wake.wait()
                 if pause.cancelled_caught:
-                    await self._say(send, b":\n\n")
+                    await self._say(send, encode_comment())
             with anyio.move_on_after(1.0):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             tasks.cancel_scope.cancel()

@@ -1,0 +1,137 @@
+"""Accepts connections and gives each to hypercorn's engine, one by one, under asyncio and under trio.
+
+hypercorn's own ``serve`` would do, but under trio an exception of one connection ends the server (a header that is not
+ASCII is enough), it has no limit on connections, and under Python 3.12 it waits for connections that do not end.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import hypercorn
+
+from devpipe.adapters.server.strict import strict
+from devpipe.adapters.waiter import in_trio
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import trio
+
+__all__ = ["listen"]
+
+log = logging.getLogger("devpipe.server")
+
+#: Connections at one time; one more is closed at once.
+MAX_CONNECTIONS = 10_000
+
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+async def listen(
+    app: Asgi, config: hypercorn.Config, bound: socket.socket, *, ended: anyio.Event, grace: float
+) -> None:
+    """Serve ``bound``, which listens, until ``ended``; then let what runs end for ``grace`` seconds.
+
+    Shielded: whoever wants it to end sets ``ended``, so that connections end as they should.
+    """
+    with anyio.CancelScope(shield=True):
+        await (_listen_trio if in_trio() else _listen_asyncio)(_wrap(app), config, bound, ended, grace)
+
+
+def _wrap(app: Asgi) -> Any:
+    async def wrapped(scope: Any, receive: Any, send: Any, _spawn: object, _call_soon: object) -> None:
+        socket = strict(send) if scope["type"] == "websocket" else None
+        await app(scope, receive, send)
+        if socket is not None:
+            await socket.linger()
+
+    return wrapped
+
+
+def _failed(error: Exception) -> None:
+    # errors of the application are logged by hypercorn; these come from what a peer sent, or from how it went away
+    log.info("a connection has ended with an error: %.300r", error)
+
+
+async def _listen_trio(
+    app: Any, config: hypercorn.Config, bound: socket.socket, ended: anyio.Event, grace: float
+) -> None:
+    import trio
+    from hypercorn.trio.tcp_server import TCPServer
+    from hypercorn.trio.worker_context import WorkerContext
+
+    context = WorkerContext(None)
+    count = 0
+
+    async def connection(stream: trio.SocketStream) -> None:
+        nonlocal count
+        if count >= MAX_CONNECTIONS:
+            await stream.aclose()
+            return
+        count += 1
+        try:
+            await TCPServer(app, config, context, {}, stream)  # type: ignore[arg-type]  # it names TLS streams only
+        except Exception as error:  # one connection must never end another
+            _failed(error)
+        finally:
+            count -= 1
+
+    bound.setblocking(False)
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.dup()))
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+            accepting.start_soon(_serve_listener, connection, listener, connections)
+            await ended.wait()
+            accepting.cancel_scope.cancel()
+        await listener.aclose()
+        await context.terminated.set()
+        connections.cancel_scope.deadline = trio.current_time() + grace
+
+
+async def _serve_listener(connection: Any, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+    import trio
+
+    await trio.serve_listeners(connection, [listener], handler_nursery=nursery)
+
+
+async def _listen_asyncio(
+    app: Any, config: hypercorn.Config, bound: socket.socket, ended: anyio.Event, grace: float
+) -> None:
+    import asyncio
+
+    from hypercorn.asyncio.tcp_server import TCPServer
+    from hypercorn.asyncio.worker_context import WorkerContext
+
+    context = WorkerContext(None)
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None] | None] = set()
+
+    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(tasks) >= MAX_CONNECTIONS:
+            writer.close()
+            return
+        task = asyncio.current_task()
+        tasks.add(task)
+        try:
+            await TCPServer(app, loop, config, context, {}, reader, writer)
+        except Exception as error:  # one connection must never end another, nor reach the loop's own handler
+            _failed(error)
+        finally:
+            tasks.discard(task)
+
+    server = await asyncio.start_server(connection, sock=bound.dup(), backlog=config.backlog)
+    await ended.wait()
+    server.close()
+    await context.terminated.set()
+    running = {task for task in tasks if task is not None}
+    if running:
+        _, late = await asyncio.wait(running, timeout=grace)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=grace)

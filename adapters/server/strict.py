@@ -1,0 +1,103 @@
+"""What hypercorn's WebSocket leaves open, closed per connection: compression, close codes, and what is kept of a bomb.
+
+hypercorn 0.18, asked on the wire by a raw peer: it agrees to permessage-deflate whenever that is offered, and wsproto
+inflates without a limit; a failure that wsproto finds itself (text that is no UTF-8, a reserved bit) ends the connection
+without its close code; and after it has said 1009 it goes on gathering what still comes. Nothing in its configuration
+changes that, so the one object behind a connection is adjusted before its handshake is answered. Tests hold each rule.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO, StringIO
+from typing import Any
+
+import anyio
+from hypercorn.protocol.events import StreamClosed
+from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WSStream
+from wsproto.connection import ConnectionState
+from wsproto.events import CloseConnection, Message, Ping
+
+__all__ = ["StrictSocket", "strict"]
+
+#: Frames of one message: a message in pieces of 64 KiB needs far fewer.
+MAX_FRAMES = 1024
+#: After a refusal the connection stays open for so long (seconds), so that the close frame is not lost in a reset.
+LINGER = 1.0
+
+
+def strict(send: Any) -> StrictSocket | None:
+    """Take over the hypercorn connection behind an ASGI ``send``; None if there is none (another ASGI server)."""
+    stream = getattr(send, "__self__", None)
+    return StrictSocket(stream) if isinstance(stream, WSStream) else None
+
+
+class StrictSocket:
+    """One connection. hypercorn feeds it; what it lets through reaches the application as before."""
+
+    def __init__(self, stream: WSStream) -> None:
+        self._stream = stream
+        self._refused = False
+        self._gone = anyio.Event()
+        self._frames = 0
+        stream.handshake.extensions = None  # none is agreed to
+        stream.buffer = _Buffer(stream.config.websocket_max_message_size)
+        stream._handle_events = self._handle_events  # type: ignore[method-assign]  # this one's, not the class's
+
+    async def linger(self) -> None:
+        """Let a peer that was refused read why, for a moment."""
+        if self._refused:
+            with anyio.move_on_after(LINGER):
+                await self._gone.wait()
+
+    async def _handle_events(self) -> None:
+        stream = self._stream
+        for event in stream.connection.events():
+            if isinstance(event, CloseConnection):
+                # OPEN: wsproto found the failure itself, and this is the only moment to say its code
+                if stream.connection.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
+                    await stream._send_wsproto_event(event.response())
+                self._gone.set()
+                await stream.send(StreamClosed(stream_id=stream.stream_id))
+            elif self._refused:
+                continue  # nothing of it is kept
+            elif isinstance(event, Ping):
+                await stream._send_wsproto_event(event.response())
+            elif isinstance(event, Message):
+                await self._take(event)
+
+    async def _take(self, event: Message[Any]) -> None:
+        stream = self._stream
+        self._frames += event.frame_finished
+        try:
+            stream.buffer.extend(event)
+        except FrameTooLargeError:
+            await self._refuse(1009)
+            return
+        if event.message_finished:
+            self._frames = 0
+            assert stream.app_put is not None  # it is set before the handshake is answered
+            await stream.app_put(stream.buffer.to_message())
+            stream.buffer.clear()
+        elif self._frames > MAX_FRAMES:
+            await self._refuse(1008)
+
+    async def _refuse(self, code: int) -> None:
+        stream = self._stream
+        self._refused = True
+        stream.buffer.clear()
+        await stream._send_wsproto_event(CloseConnection(code=code))
+        assert stream.app_put is not None  # as above
+        await stream.app_put({"type": "websocket.disconnect", "code": code})
+
+
+class _Buffer(WebsocketBuffer):
+    """The pieces of one message, counted in bytes: hypercorn counts characters. Nothing beyond the limit is kept."""
+
+    def extend(self, event: Message[Any]) -> None:
+        data = event.data
+        self.length += len(data.encode()) if isinstance(data, str) else len(data)
+        if self.length > self.max_length:
+            raise FrameTooLargeError()
+        if self.value is None:
+            self.value = StringIO() if isinstance(data, str) else BytesIO()
+        self.value.write(data)
