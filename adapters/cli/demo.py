@@ -232,7 +232,7 @@ async def _ask(pipe: devpipe.Pipe, ledger: Ledger, number: int) -> None:
         ledger.by_transport[reply.transport or "?"] += 1
     except devpipe.DevPipeError as error:
         outcome = "unknown" if error.outcome is None else error.outcome.value
-        ledger.errors[f"{type(error).__name__} {outcome}"] += 1
+        ledger.errors[f"{type(error).__name__} {outcome}{_code(error)}"] += 1
     del ledger.began[number]
     ledger.ended[number] += 1
 
@@ -258,3 +258,8 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _code(error: devpipe.DevPipeError) -> str:
+    code = getattr(error, "code", "")
+    return f" ({code})" if code else ""

@@ -320,7 +320,7 @@ class Manager:
     def greeted(self, transport: Transport, answer: HelloAnswer) -> bool:
         if not answer.server:
             return True  # a server that knows no sessions: calls go out, and none is repeated
-        if not answer.known and answer.server == self.session.server:
+        if not answer.known and answer.server == self.session.server and answer.server:
             self._new_session("the server has forgotten our session")
             return False
         known = self.session.answered(answer)

@@ -323,12 +323,15 @@ class Traffic:
                     message_id=call.id,
                 )
             )
-        self._routes.session_lost(f"{transport.type}: the server does not know our session")
+        if call.session == self.session.id:  # else it is lost already, and the next one has begun
+            self._routes.session_lost(f"{transport.type}: the server does not know our session")
+        else:
+            self.flush()
 
     def abandon_session(self, reason: str) -> None:
         """What may have been sent in the lost session ends here; what was never sent goes into the next one."""
         for call in self.calls.open_calls():
-            if call.handed_over:
+            if call.route is not None:
                 self.released(call)  # it may be had back: a request that nobody has taken from the folder
             call.end_attempt()
             if call.outcome is Outcome.NEVER_SENT:

@@ -351,6 +351,7 @@ class Transport:
                 retry_after=self.breaker.retry_after(now=now),
             )
         call.begin_attempt(self.type, data, now=now)
+        call.session = self.owner.session.id
         call.permit = permit
         try:
             link.submit(call)

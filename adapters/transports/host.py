@@ -32,9 +32,12 @@ MAX_ECHOES = 64
 class _Echo:
     """A control message whose answer is awaited."""
 
-    __slots__ = ("answered", "call", "kind", "nonce", "prove", "sent_at")
+    __slots__ = ("answered", "call", "kind", "nonce", "prove", "sent_at", "session")
 
-    def __init__(self, call: Call, kind: str, nonce: str, *, prove: bool, sent_at: float) -> None:
+    def __init__(
+        self, call: Call, kind: str, nonce: str, *, prove: bool, sent_at: float, session: str
+    ) -> None:
+        self.session = session  #: who we were when it went out
         self.call = call
         self.kind = kind
         self.nonce = nonce
@@ -141,7 +144,9 @@ class Host:
 
     def _send(self, type: str, payload: object, nonce: str, *, prove: bool) -> anyio.Event:
         call = self._transport.control_call(type, payload)
-        echo = self._echoes[call.id] = _Echo(call, type, nonce, prove=prove, sent_at=self._now())
+        echo = self._echoes[call.id] = _Echo(
+            call, type, nonce, prove=prove, sent_at=self._now(), session=self._owner.session.id
+        )
         if len(self._echoes) > MAX_ECHOES:
             self._echoes.pop(next(iter(self._echoes))).answered.set()
         try:
@@ -227,7 +232,7 @@ class Host:
             self._lose(Failure(kind=kind, reason=f"the server refuses us: {code}"))
             return
         if echo.kind == "hello":
-            self._greeted(answer)
+            self._greeted(echo, answer)
         echo.answered.set()
         if echo.prove:
             self._transport.feed(
@@ -236,8 +241,10 @@ class Host:
             transport.last_check = transport.clock.wall()
             transport.happened(HealthChecked(transport=transport.type, success=True, latency=latency))
 
-    def _greeted(self, answer: HelloAnswer) -> None:
+    def _greeted(self, echo: _Echo, answer: HelloAnswer) -> None:
         transport = self._transport
+        if echo.session != self._owner.session.id:
+            return  # the answer to who we were before; who we are now has been said already
         known = self._owner.greeted(transport, answer)
         offset = 0.0 if answer.time is None else answer.time - transport.clock.wall()
         transport.terms = Terms(

@@ -45,6 +45,7 @@ class Call:
         "priority",
         "realtime",
         "route",
+        "session",
         "started",
         "submitted",
         "type",
@@ -74,6 +75,7 @@ class Call:
         self.bucket = 0
         # the present attempt
         self.route: str | None = None  #: the transport's type, None while it waits
+        self.session = ""  #: the session in which it went out
         self.data = b""  #: the envelope for that transport
         self.submitted = now
         self.handed_over = False

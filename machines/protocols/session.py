@@ -45,11 +45,12 @@ _hello_decoder = msgspec.json.Decoder(_HelloPayload)
 class HelloAnswer:
     """What a server said to ``hello`` or to a ping.
 
-    ``known``: it knows the session now. ``server``: its process ("" if it knows none). ``time``: its clock in
+    ``known``: it knows this ``session`` now. ``server``: its process ("" if it knows none). ``time``: its clock in
     seconds, None if it did not say. ``push``: where its push history stands.
     """
 
     known: bool
+    session: str | None
     server: str
     nonce: str
     time: float | None
@@ -76,6 +77,7 @@ def read_hello(envelope: Envelope, *, transport: str) -> HelloAnswer:
     payload = _payload(envelope, transport)
     return HelloAnswer(
         known=envelope.success is not False and payload.session is not None,
+        session=payload.session,
         server=payload.server,
         nonce=payload.nonce,
         time=None if payload.time is None else payload.time / 1000,
@@ -104,8 +106,8 @@ class ClientSession:
 
     def answered(self, answer: HelloAnswer) -> bool:
         """A server has answered. True if it knows us, so that messages may go to it."""
-        if not answer.known:
-            return False
+        if not answer.known or answer.session != self.id:
+            return False  # or it is the late answer to a hello of a session before this one
         if self.server is None:
             self.server = answer.server
             self.remembers = bool(answer.server)
