@@ -319,11 +319,11 @@ async def dial_protocol(host: str, port: int) -> Wire:
         ipaddress.ip_address(host)
     except ValueError:  # a name
         found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        return await _race(list(dict.fromkeys(str(entry[4][0]) for entry in found)), connect)
+        return await race(list(dict.fromkeys(str(entry[4][0]) for entry in found)), connect)
     return await connect(host)
 
 
-async def _race(addresses: Sequence[str], connect: Callable[[str], Awaitable[ProtocolWire]]) -> ProtocolWire:
+async def race(addresses: Sequence[str], connect: Callable[[str], Awaitable[ProtocolWire]]) -> ProtocolWire:
     """The first that connects; the others are cancelled. Raises the one error, or ``OSError`` from all of them."""
     winners: list[ProtocolWire] = []
     errors: list[OSError] = []

@@ -6,9 +6,9 @@ import asyncio
 import base64
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -54,7 +54,7 @@ class Host:
 @contextlib.asynccontextmanager
 async def serving(
     handler: Callable[[ByteStream], Awaitable[None]], *, tls: bool = False
-) -> AsyncIterator[int]:
+) -> AsyncGenerator[int, None]:
     """Serve with ``handler``; gives the port."""
 
     async def serve(stream: ByteStream) -> None:
@@ -371,8 +371,7 @@ async def test_a_name_whose_first_address_is_dead_is_reached_by_the_next(
         await reached.aclose(b"", linger=0)
     with pytest.raises(OSError, match="no address") as caught:
         await dial_protocol("pipe.example", port)
-    group = caught.value.__cause__
-    assert isinstance(group, ExceptionGroup)
+    group = cast("ExceptionGroup[Exception]", caught.value.__cause__)
     assert [type(error) for error in group.exceptions] == [ConnectionRefusedError, ConnectionRefusedError]
 
 
@@ -402,5 +401,5 @@ async def test_of_two_addresses_that_answer_together_one_is_closed(
 
     monkeypatch.setattr(wire, "NEXT_ADDRESS", 0.01)
     with anyio.fail_after(BOUND):
-        winner: Any = await wire._race(["a", "b"], connect)
+        winner: Any = await wire.race(["a", "b"], connect)
     assert sorted([winner.address, *closed]) == ["a", "b"]

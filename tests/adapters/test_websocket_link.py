@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 import anyio
@@ -56,12 +56,12 @@ class Peer:
     def __init__(self, stream: SocketStream) -> None:
         self.stream = stream
         self.head = b""
-        self._data = b""
+        self.data = b""
 
     async def request(self) -> bytes:
-        while b"\r\n\r\n" not in self._data:
-            self._data += await self.stream.receive()
-        self.head, _, self._data = self._data.partition(b"\r\n\r\n")
+        while b"\r\n\r\n" not in self.data:
+            self.data += await self.stream.receive()
+        self.head, _, self.data = self.data.partition(b"\r\n\r\n")
         return self.head
 
     async def accept(self, behind: bytes = b"") -> None:
@@ -81,12 +81,12 @@ class Peer:
     async def stop_reading(self) -> None:
         """Take nothing from the kernel any more: under asyncio anyio does so only after a read that had to wait."""
         with anyio.move_on_after(0.01):
-            self._data += await self.stream.receive()
+            self.data += await self.stream.receive()
 
     async def _exactly(self, size: int) -> bytes:
-        while len(self._data) < size:
-            self._data += await self.stream.receive()
-        data, self._data = self._data[:size], self._data[size:]
+        while len(self.data) < size:
+            self.data += await self.stream.receive()
+        data, self.data = self.data[:size], self.data[size:]
         return data
 
     async def frame(self) -> tuple[int, bool, bytes]:
@@ -109,7 +109,7 @@ Handler = Callable[[Peer], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[str]:
+async def serving(handler: Handler) -> AsyncGenerator[str, None]:
     """Serve connections with ``handler``; gives the address. All must be over within the bound."""
     with anyio.fail_after(BOUND):
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
@@ -178,7 +178,7 @@ def make_call(data: bytes = b'{"id":"p-1"}') -> Call:
 
 
 @contextlib.asynccontextmanager
-async def running(link: WebSocketLink, host: Host) -> AsyncIterator[None]:
+async def running(link: WebSocketLink, host: Host) -> AsyncGenerator[None, None]:
     await link.open(host)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(link.run)
@@ -852,7 +852,7 @@ async def test_the_token_goes_in_a_header_and_a_refused_one_is_asked_for_once_mo
         if header.endswith(b"old"):
             await peer.stream.send(b"HTTP/1.1 401 x\r\nContent-Length: 0\r\n\r\n")
         else:
-            peer._data = peer.head + b"\r\n\r\n"
+            peer.data = peer.head + b"\r\n\r\n"
             await echo(peer)
 
     async with serving(peer) as url:
