@@ -399,6 +399,10 @@ class Traffic:
 
 def _reply_error(call: Call, body: ErrorBody, transport: Transport) -> DevPipeError:
     text = f"{body.code}: {body.message}" if body.message else body.code
+    if body.code == "expired":  # the caller's own deadline, seen by the server a moment earlier
+        ran = body.outcome != Outcome.REJECTED.value
+        known = Outcome.EXECUTED if ran else call.outcome.worst(Outcome.REJECTED)
+        return DeadlineExceeded(text, outcome=known, message_id=call.id)
     if body.outcome == Outcome.REJECTED.value:
         outcome = call.outcome.worst(Outcome.REJECTED) if body.code in _FRESH_REFUSALS else Outcome.REJECTED
         if body.code == "forgotten":
