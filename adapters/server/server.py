@@ -414,6 +414,8 @@ def _plain(details: object) -> object:
     return details
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        inner: BaseException = error.exceptions[0]
+        error = inner
+    return error

@@ -222,10 +222,11 @@ class Service:
             return  # its path has been closed meanwhile: nobody could be answered
         try:
             envelope = decode(item.data)
-            control = read_control(envelope)
         except TransportError as error:
             self._bad(path, None, str(error)[:300], wall=wall)
             return
+        try:
+            control = read_control(envelope)
         except msgspec.ValidationError as error:
             self._bad(path, envelope.id, f"{envelope.type}: {error}"[:300], wall=wall)
             return
