@@ -69,7 +69,8 @@ def read_control(envelope: Envelope) -> Control | None:
     if decoder is None:
         return None
     try:
-        control = decoder.decode(envelope.payload or b"{}")
+        payload = bytes(envelope.payload or b"null")
+        control = decoder.decode(b"{}" if payload == b"null" else payload)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise msgspec.ValidationError(str(error)) from error
     if isinstance(control, Hello) and not MIN_SESSION <= len(control.session) <= MAX_SESSION:

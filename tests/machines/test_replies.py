@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,8 @@ def memory(*, max_replies: int = 3, max_bytes: int = 100, max_ranges: int = 3) -
 
 
 @pytest.mark.parametrize(
-    "id", ["", "x", "x-", "-1", "x-0", "x-01", "x-+1", "x-1 ", "x-٣", "x-²", "x-" + "9" * 17, f"x-{2**53 + 1}"]
+    "id",
+    ["", "x", "x-", "-1", "x-0", "x-01", "x-+1", "x-1 ", "x-٣", "x-²", "x-" + "9" * 17, f"x-{2**53 + 1}"],
 )
 def test_what_is_no_prefix_and_number_is_no_id_of_a_session(id: str) -> None:
     assert split_id(id) is None
@@ -85,7 +88,7 @@ def test_ranges_know_what_a_set_knows_above_their_floor(numbers: list[int], limi
         assert floor in known or floor == 0
         inside = {n for start, end in pairs for n in range(start, end + 1)}
         assert inside == {n for n in known if n > floor}
-        assert all(end + 1 < start for (_, end), (start, _) in zip(pairs, pairs[1:], strict=False))
+        assert all(end + 1 < start for (_, end), (start, _) in pairwise(pairs))
         assert all((n in ranges) == (n in inside) for n in range(62))
 
 
