@@ -44,18 +44,18 @@ class Monitor:
         self._transports = transports
         self._config = config
         self._clock = clock
-        self._next = 0.0
+        self._last_round = clock.now() - IDLE_ROUND
         self._last: dict[str, tuple[float, bool, HealthStatus]] = {}
 
-    def next_deadline(self, *, busy: bool) -> float | None:
+    def next_deadline(self, *, busy: bool) -> float:
         """When the next round is due."""
-        return min(self._next, self._clock.now() + BUSY_ROUND) if busy else self._next
+        return self._last_round + (BUSY_ROUND if busy else IDLE_ROUND)
 
     def due(self, *, now: float, busy: bool) -> bool:
         """True if a round is due; then the next one is planned."""
-        if now < self._next and not (busy and now >= self._next - IDLE_ROUND + BUSY_ROUND):
+        if now < self.next_deadline(busy=busy):
             return False
-        self._next = now + (BUSY_ROUND if busy else IDLE_ROUND)
+        self._last_round = now
         return True
 
     def watch_silence(self, calls: list[Call], *, now: float) -> None:
