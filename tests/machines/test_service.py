@@ -172,6 +172,14 @@ def test_hello_without_an_id_is_answered(world: World) -> None:
     world.open(1)
     answer = one(world.send(1, "hello", {"session": SESSION}))
     assert answer["success"] is True and "replyTo" not in answer
+    assert one(world.send(1, "ping"))["type"] == "pong"
+
+
+def test_over_http_hello_makes_a_session_that_no_exchange_is_bound_to(world: World) -> None:
+    world.open(1, "http")
+    assert world.hello(1)["success"] is True
+    assert run_of(world.send(1, "echo", id="any")).session is None
+    assert run_of(world.post(2, "echo", id="x-1")).session == session_name(SESSION)
 
 
 def test_another_protocol_is_refused(world: World) -> None:
