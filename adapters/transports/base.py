@@ -187,6 +187,7 @@ class Transport:
         self.listeners = Listeners(EVENTS, logger=self.log.logger)
         self.terms = Terms()
         self.ready = False  #: proven, and the server knows our session: calls may go out
+        self.was_ready = False  #: what was lost last had been proven: it was no failed dial
         self.last_failure: Failure | None = None
         self.last_check: float | None = None
         self._host: Host | None = None
@@ -518,7 +519,7 @@ class Transport:
         if isinstance(event, Connected):
             self._probe_breaker()
         elif isinstance(event, Disconnected):
-            self.ready = False
+            self.was_ready, self.ready = self.ready, False
         match event:
             case Disconnected() if event.failure is not None:
                 self.log.info("%s: lost (%s)", self.id, event.failure.reason)

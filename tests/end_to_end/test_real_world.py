@@ -84,7 +84,7 @@ async def test_a_killed_server_that_comes_back_runs_nothing_twice_and_every_send
                             await anyio.lowlevel.checkpoint()
     assert ended == Counter(range(300))
     assert set(outcomes) <= {"answered", "maybe_executed", "never_sent"}
-    assert outcomes["answered"] >= 150, outcomes
+    assert outcomes["answered"] >= 100, outcomes
     assert max(executions(log).values()) == 1
 
 
