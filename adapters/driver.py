@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol, assert_never
+from typing import Protocol, assert_never, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -167,7 +167,8 @@ def _failure_inside(error: Exception) -> Failure | None:
     if isinstance(error, LinkLost):
         return error.failure
     if isinstance(error, ExceptionGroup):
-        failures = [_failure_inside(inner) for inner in error.exceptions]
+        group = cast("ExceptionGroup[Exception]", error)
+        failures = [_failure_inside(inner) for inner in group.exceptions]
         if None not in failures:
             return failures[0]
     return None

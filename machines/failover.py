@@ -136,7 +136,7 @@ class Failover:
     def why(self) -> str:
         """The choice in one sentence, for the log."""
         ctx = self._cell.ctx
-        parts = []
+        parts: list[str] = []
         for c in ctx.candidates:
             if self.elsewhere(c.name):
                 parts.append(f"{c.name} reaches another server")

@@ -43,7 +43,7 @@ def lint(chart: type[PureChart[Any]]) -> list[str]:
 
 
 def _states(chart: type[PureChart[Any]]) -> list[str]:
-    faults = []
+    faults: list[str] = []
     todo = list(chart.states)
     while todo:
         state = todo.pop()
@@ -61,7 +61,7 @@ def _states(chart: type[PureChart[Any]]) -> list[str]:
 
 
 def _transitions(chart: type[PureChart[Any]]) -> list[str]:
-    faults = []
+    faults: list[str] = []
     for transition in raw_transitions(chart):
         where = f"{transition.source.id} on {transition.event!r}"
         if transition.internal:
@@ -82,7 +82,7 @@ def _transitions(chart: type[PureChart[Any]]) -> list[str]:
 
 
 def _callbacks(chart: type[PureChart[Any]]) -> list[str]:
-    faults = []
+    faults: list[str] = []
     named = {name for edge in edges(chart) for name in (*edge.actions, *edge.guards)}
     bound = {f"{prefix}{name}" for prefix in _CONVENTIONS for name in events(chart)}
     bound |= {f"on_{verb}_{node.name}" for verb in ("enter", "exit") for node in nodes(chart)}

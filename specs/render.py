@@ -150,7 +150,7 @@ def documents() -> dict[str, str]:
 def write_documents(directory: Path) -> list[Path]:
     """Write them all; returns the paths."""
     directory.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths: list[Path] = []
     for name, text in documents().items():
         path = directory / name
         path.write_text(text, encoding="utf-8")
@@ -212,7 +212,7 @@ def write_svg(directory: Path, names: list[str]) -> list[Path]:
     if dot is None:
         raise ConfigurationError("drawing SVG wants the program dot: install graphviz (apt install graphviz)")
     directory.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths: list[Path] = []
     for name, text in dot_documents().items():
         if name in names:
             path = directory / f"{name}.svg"

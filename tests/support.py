@@ -119,9 +119,9 @@ def open_pipe(world: World, *names: str, **options: Any) -> Pipe:
 
 
 @contextmanager
-def server_process(folder: Path, log: Path, *, port: int = 0, backend: str = "asyncio") -> Iterator[
-    tuple[subprocess.Popen[str], int]
-]:
+def server_process(
+    folder: Path, log: Path, *, port: int = 0, backend: str = "asyncio"
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """``devpipe serve`` in a process of its own; gives the process and its port."""
     command = [sys.executable, "-m", "devpipe.cli", "serve", "--port", str(port), "--folder", str(folder)]
     command += ["--execution-log", str(log), "--backend", backend]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import devpipe
 
@@ -37,7 +37,8 @@ def builtin_server(*, token: str | None, folder: Path | None, execution_log: Pat
 
     @server.handler("model-selection-request")
     async def select(message: devpipe.Message) -> Any:
-        request = message.payload if isinstance(message.payload, dict) else {}
+        payload: Any = message.payload
+        request = cast("dict[str, Any]", payload) if isinstance(payload, dict) else {}
         task = request.get("task_type")
         if not isinstance(task, str):
             raise devpipe.RequestRefused("task_type is missing or no text", code="INVALID_REQUEST")

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,10 +40,10 @@ class Ledger:
 
     sent: int = 0
     answered: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    ended: Counter[int] = field(default_factory=Counter)
-    by_transport: Counter[str] = field(default_factory=Counter)
-    began: dict[int, float] = field(default_factory=dict)  #: of the requests in flight
+    errors: Counter[str] = field(default_factory=Counter[str])
+    ended: Counter[int] = field(default_factory=Counter[int])
+    by_transport: Counter[str] = field(default_factory=Counter[str])
+    began: dict[int, float] = field(default_factory=dict[int, float])  #: of the requests in flight
 
     def oldest(self, now: float) -> float:
         """How long the request that has waited longest has waited (seconds)."""
@@ -162,7 +162,7 @@ class World:
 
 
 @asynccontextmanager
-async def _world() -> AsyncIterator[World]:
+async def _world() -> AsyncGenerator[World, None]:
     with tempfile.TemporaryDirectory(prefix="devpipe-demo-") as directory:
         os.chmod(directory, 0o700)
         world = World(Path(directory))

@@ -26,7 +26,7 @@ class _Weather:
 
     refuse: bool = False
     hang: bool = False
-    web_sockets: set[anyio.CancelScope] = field(default_factory=set)
+    web_sockets: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
     calm: anyio.Event = field(default_factory=anyio.Event)
 
 

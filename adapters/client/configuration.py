@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 import msgspec
 
@@ -85,7 +85,7 @@ def _flatten(
         if key in types:
             yield key, (value, source)
         elif isinstance(value, dict) and any(known.startswith(f"{key}.") for known in types):
-            yield from _flatten(value, f"{key}.", types, source)
+            yield from _flatten(cast("dict[str, Any]", value), f"{key}.", types, source)
         else:
             raise ConfigurationError(f"{key} in {source} is not a setting: {_nearest(key, types)}")
 
@@ -140,7 +140,7 @@ def _convert(key: str, value: Any, kind: Any, source: str) -> Any:
     if kind == tuple[str, ...] and isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
     if isinstance(value, os.PathLike):
-        value = os.fspath(value)
+        value = os.fspath(cast("os.PathLike[str]", value))
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:

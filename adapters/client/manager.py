@@ -302,7 +302,11 @@ class Manager:
             if transport is self._active:
                 self._active = None  # nobody may take this way before the machine has chosen
             # one lost connection is one failure; a dial that fails is the lifecycle's own business
-            if transport.was_ready and event.failure is not None and event.failure.kind is not FailureKind.AUTH:
+            if (
+                transport.was_ready
+                and event.failure is not None
+                and event.failure.kind is not FailureKind.AUTH
+            ):
                 if self.to_blame(transport):
                     transport.blame(now=now)
             if self._attached_to == transport.type:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -164,8 +164,7 @@ class Pipe:
             raise PipeClosed("the pipe is not open: use it inside 'async with'")
         if type.__class__ is not str or not type or not type.isprintable() or len(type) > 128:
             check_type(type)
-        if priority.__class__ is not Priority:
-            priority = _priority(priority)
+        level = priority if isinstance(priority, Priority) else _priority(priority)
         span = self.config.timeout if timeout is None else timeout
         if not span > 0:
             raise InvalidMessage(f"timeout = {timeout!r} is not allowed: give seconds above 0")
@@ -179,7 +178,7 @@ class Pipe:
             encode_payload(payload, type=type, message_id=id),
             now=now,
             deadline=now + span,
-            priority=priority,
+            priority=level,
             realtime=realtime,
             owner=waiter,
         )
@@ -294,5 +293,9 @@ def _priority(word: object) -> Priority:
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    inner = group.exceptions[0]
-    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+    inner: BaseException | BaseExceptionGroup[BaseException] = group.exceptions[0]
+    return (
+        _first(cast("BaseExceptionGroup[BaseException]", inner))
+        if isinstance(inner, BaseExceptionGroup)
+        else inner
+    )

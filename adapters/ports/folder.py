@@ -36,6 +36,10 @@ class Directory:
         self.path = path
         self._fd = fd
 
+    def status(self) -> os.stat_result:
+        """Who owns it, and who may do what in it."""
+        return os.fstat(self._fd)
+
     def names(self) -> list[str]:
         """What is in it, in no order."""
         return os.listdir(self._fd)
@@ -153,7 +157,7 @@ def open_directory(path: Path, *, make: bool, allow_shared: bool) -> Directory:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory = Directory(path, os.open(path, os.O_RDONLY | _DIRECTORY))
     if sys.platform != "win32" and not allow_shared:
-        status = os.fstat(directory._fd)
+        status = directory.status()
         wrong = ""
         if status.st_uid != os.geteuid():
             wrong = f"it belongs to the user {status.st_uid}"

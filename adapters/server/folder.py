@@ -83,7 +83,7 @@ class FolderServer:
         root = open_directory(self._path, make=True, allow_shared=self._config.allow_shared)
         opened.append(root)
         self._root = root
-        subs = []
+        subs: list[Directory] = []
         for name in ("requests", "clients", "tmp", "claims"):
             subs.append(root.sub(name, make=True))
             opened.append(subs[-1])

@@ -12,7 +12,7 @@ import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path as FilePath
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -416,6 +416,5 @@ def _plain(details: object) -> object:
 
 def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
-        inner: BaseException = error.exceptions[0]
-        error = inner
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error

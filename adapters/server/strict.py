@@ -41,7 +41,7 @@ class StrictSocket:
         self._frames = 0
         stream.handshake.extensions = None  # none is agreed to
         stream.buffer = _Buffer(stream.config.websocket_max_message_size)
-        self._stream._handle_events = self._handle_events  # this connection's, not the class's
+        self._stream._handle_events = self._handle_events  # type: ignore[method-assign]  # this connection's, not the class's
 
     async def linger(self) -> None:
         """Let a peer that was refused read why, for a moment."""
@@ -63,7 +63,7 @@ class StrictSocket:
             elif isinstance(event, Ping):
                 await stream._send_wsproto_event(event.response())
             elif isinstance(event, Message):
-                await self._take(event)
+                await self._take(event)  # pyright: ignore[reportUnknownArgumentType]
 
     async def _take(self, event: Message[Any]) -> None:
         stream = self._stream
@@ -98,4 +98,4 @@ class _Buffer(WebsocketBuffer):
             raise FrameTooLargeError()
         if self.value is None:
             self.value = StringIO() if isinstance(data, str) else BytesIO()
-        self.value.write(data)
+        self.value.write(data)  # type: ignore[arg-type]  # the first piece has decided which of the two it is

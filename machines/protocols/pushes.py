@@ -43,7 +43,7 @@ class Pushes:
         self.attached = (
             0  #: the place that the last ``attach`` named: a poll without a place of its own goes on there
         )
-        self.number = -1  #: the highest number that was attached
+        self.number: int = -1  #: the highest number that was attached
         self.target: int | None = None  #: a path, or STREAM, or None if none was named or it is gone
         self._log: deque[tuple[int, bytes]] = deque()
         self._bytes = 0

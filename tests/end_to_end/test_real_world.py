@@ -21,6 +21,7 @@ import pytest
 import devpipe
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import anyio.lowlevel
 from support import make_server, open_pipe, server_process, serving
 
 pytestmark = pytest.mark.anyio
@@ -71,7 +72,7 @@ async def test_a_killed_server_that_comes_back_runs_nothing_twice_and_every_send
                 async with anyio.create_task_group() as tasks:
                     for n in range(150):
                         tasks.start_soon(ask, n)
-                        await anyio.sleep(0)
+                        await anyio.lowlevel.checkpoint()
                     lost = anyio.Event()
                     pipe.on("transport_failed", lambda event: lost.set())
                     process.kill()
