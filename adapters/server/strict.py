@@ -98,4 +98,4 @@ class _Buffer(WebsocketBuffer):
             raise FrameTooLargeError()
         if self.value is None:
             self.value = StringIO() if isinstance(data, str) else BytesIO()
-        self.value.write(data)  # type: ignore[arg-type]  # the first piece has decided which of the two it is
+        self.value.write(data)  # pyright: ignore[reportArgumentType]  # the first piece has decided which of the two it is

@@ -33,7 +33,6 @@ from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.envelope import encode_reply, encode_request
 from devpipe.machines.protocols.sse import encode_comment, encode_event
 
-
 pytestmark = pytest.mark.anyio
 
 BOUND = 10.0

@@ -61,7 +61,7 @@ async def with_websockets(arguments: argparse.Namespace) -> dict[str, float]:
 
     pending: dict[str, asyncio.Future[Any]] = {}
     number = 0
-    async with connect(arguments.url.replace("http", "ws", 1) + "/devpipe/ws") as socket:
+    async with connect(arguments.url.replace("http", "ws", 1) + "/devpipe/ws", compression=None) as socket:
 
         async def read() -> None:
             async for text in socket:
