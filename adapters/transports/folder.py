@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -18,6 +19,7 @@ from devpipe.adapters.ports.watcher import Watcher
 from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.link import Capabilities, LinkHost, LinkLost, Terms
 from devpipe.adapters.transports.registry import TransportContext
+from devpipe.adapters.waiter import Waiter, waiter_factory
 from devpipe.machines.config import FolderConfig
 from devpipe.machines.errors import ConfigurationError, FailureKind, QueueFull
 from devpipe.machines.inputs import Failure
@@ -95,7 +97,8 @@ class FolderLink:
         self._host: LinkHost | None = None
         self._outbox: deque[Call] = deque()
         self._out: dict[str, Call] = {}  #: written, and not answered
-        self._wake = anyio.Event()
+        self._wake: Waiter | None = None
+        self._stirred = False
         self._beats = BeatWatch()
         self._watcher: Watcher | None = None
         self._open: list[Directory] = []
@@ -105,6 +108,7 @@ class FolderLink:
 
     async def open(self, host: LinkHost) -> None:
         await anyio.lowlevel.checkpoint()
+        self._make_waiter: Callable[[], Waiter] = waiter_factory()
         self._host = host
         try:
             root = self._root = self._keep(
@@ -139,9 +143,12 @@ class FolderLink:
             self._look_at_beat()
             if self._outbox:
                 continue
-            self._wake = anyio.Event()
-            with anyio.move_on_after(self._config.rescan_interval):
-                await self._wake.wait()
+            if not self._stirred:
+                self._wake = self._make_waiter()
+                with anyio.move_on_after(self._config.rescan_interval):
+                    await self._wake
+                self._wake = None
+            self._stirred = False
 
     async def aclose(self, reason: str) -> None:
         if self._watcher is not None:
@@ -187,7 +194,9 @@ class FolderLink:
         return directory
 
     def _stir(self) -> None:
-        self._wake.set()
+        self._stirred = True
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
 
     def _write_all(self) -> None:
         assert self._host is not None  # the driver opens before it runs
@@ -253,7 +262,10 @@ class FolderLink:
 
     def _look_at_beat(self) -> None:
         assert self._host is not None  # as above
-        if self._beats.look(self._read_beat(), now=self._clock.now()):
+        now = self._clock.now()
+        if not self._beats.due(now=now):
+            return  # the file is not read for every message
+        if self._beats.look(self._read_beat(), now=now):
             self._host.heard()
         if self._beats.gone:
             self._take_back()

@@ -159,11 +159,15 @@ class BeatWatch:
             self._last, self._same = beat, 0
             self._next_look = now + BEAT
             return not first
-        if self._next_look is None or now >= self._next_look:
+        if self.due(now=now):
             # counted in looks, not in seconds: our own sleep is not the server's
             self._same += 1
             self._next_look = now + BEAT
         return False
+
+    def due(self, *, now: float) -> bool:
+        """True if a look would count: a beat has passed since the last one."""
+        return self._next_look is None or now >= self._next_look
 
     @property
     def gone(self) -> bool:
