@@ -1,0 +1,122 @@
+"""Who may talk to the server: Host, Origin, token and content type, on POST, stream and socket alike."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+
+import devpipe
+
+pytestmark = pytest.mark.anyio
+
+Serving = Callable[..., AbstractAsyncContextManager[Any]]
+Make = Callable[..., devpipe.Server]
+ALLOWED = "https://app.example"
+MESSAGE = {"type": "echo", "payload": 1}
+ORIGINS = [
+    "null",
+    "https://evil.example",
+    "http://app.example",
+    "https://app.example:8443",
+    "https://app.example.evil.example",
+    "https://evilapp.example",
+    "https://app.exampl",
+    "https://app.example/",
+    "https://user@app.example",
+    "HTTPS://APP.EXAMPLE.",
+    "http://127.0.0.1",
+    "http://localhost",
+]
+HOSTS = [
+    "evil.example",
+    "localhost.evil.example",
+    "evil-localhost",
+    "127.0.0.1.evil.example",
+    "127.0.0.2",
+    "[::2]",
+    "[::1",
+    "0.0.0.0",
+]
+
+
+async def statuses(served: Any, **headers: str) -> list[int]:
+    """What POST, stream and socket say."""
+    posted = await served.http.post("/devpipe/message", json=MESSAGE, headers=headers)
+    streamed = await served.http.get("/devpipe/stream", headers=headers)
+    host = headers.pop("host", "")
+    async with served.socket(host=host, **headers) as socket:
+        return [posted.status_code, streamed.status_code, await socket.status()]
+
+
+async def test_no_origin_but_the_allowed_ones_gets_through(serving: Serving, make_server: Make) -> None:
+    server = make_server(config={"allowed_origins": (ALLOWED,)})
+    async with serving(server) as served:
+        assert await statuses(served, origin=ALLOWED) == [200, 409, 101]
+        assert await statuses(served) == [200, 409, 101]
+        for origin in ORIGINS:
+            assert await statuses(served, origin=origin) == [403, 403, 403], origin
+        assert len(server.executed) == 2  # type: ignore[attr-defined]  # the two that were let through
+
+
+async def test_no_host_but_our_names_gets_through(serving: Serving, make_server: Make) -> None:
+    async with serving(make_server()) as served:
+        for host in ("localhost", f"localhost:{served.port}", "LOCALHOST", "127.0.0.1:1", "[::1]:8000"):
+            assert await statuses(served, host=host) == [200, 409, 101], host
+        for host in HOSTS:
+            assert await statuses(served, host=host) == [421, 421, 421], host
+            assert await statuses(served, host=f"{host}:{served.port}") == [421, 421, 421], host
+            health = await served.http.get("/health", headers={"host": host})
+            assert health.status_code == 421
+
+
+async def test_a_star_allows_every_host(serving: Serving, make_server: Make) -> None:
+    async with serving(make_server(config={"allowed_hosts": ("*",)})) as served:
+        assert await statuses(served, host="evil.example") == [200, 409, 101]
+
+
+async def test_without_the_token_nobody_gets_in(
+    serving: Serving, make_server: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server = make_server(token="s3cret-tökén")
+    async with serving(server) as served:
+        right = "Bearer s3cret-tökén".encode().decode("latin-1")
+        posted = await served.http.post(
+            "/devpipe/message", json=MESSAGE, headers={"authorization": right.encode("latin-1")}
+        )
+        assert posted.status_code == 200
+        for wrong in ("Bearer", "Bearer s3cret", "Basic s3cret-t", "Bearer x" * 100):
+            assert await statuses(served, authorization=wrong) == [401, 401, 401], wrong
+        refused = await served.http.post("/devpipe/message", json=MESSAGE)
+        assert refused.headers["www-authenticate"] == "Bearer"
+        assert refused.json()["error"]["code"] == "unauthorized"
+        assert (await served.http.get("/health")).status_code == 200
+        async with served.socket() as socket:
+            assert await socket.status() == 401
+            assert (await socket.rejection())["error"]["code"] == "unauthorized"
+    assert "s3cret" not in caplog.text and "s3cret" not in repr(server)
+
+
+@pytest.mark.parametrize(
+    "type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "json", ""]
+)
+async def test_what_a_web_page_can_post_without_asking_is_refused(
+    serving: Serving, make_server: Make, type: str
+) -> None:
+    async with serving(make_server()) as served:
+        body = b'{"type":"echo","payload":1}'
+        answer = await served.http.post("/devpipe/message", content=body, headers={"content-type": type})
+        assert answer.status_code == 415 and answer.json()["error"]["code"] == "not_json"
+        assert served.server.executed == []
+
+
+async def test_a_large_body_of_somebody_who_may_not_talk_is_answered_too(
+    serving: Serving, make_server: Make
+) -> None:
+    async with serving(make_server(token="t")) as served:
+        answer = await served.http.post("/devpipe/message", json={"type": "echo", "payload": "x" * 5_000_000})
+        assert answer.status_code == 401
