@@ -109,28 +109,29 @@ async def _listen_asyncio(
 
     context = WorkerContext(None)
     loop = asyncio.get_running_loop()
-    tasks: set[asyncio.Task[None] | None] = set()
+    tasks: set[asyncio.Task[None]] = set()
 
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(tasks) >= MAX_CONNECTIONS:
-            writer.close()
-            return
-        task = asyncio.current_task()
-        tasks.add(task)
         try:
             await TCPServer(app, loop, config, context, {}, reader, writer)
         except Exception as error:  # one connection must never end another, nor reach the loop's own handler
             _failed(error)
-        finally:
-            tasks.discard(task)
 
-    server = await asyncio.start_server(connection, sock=bound.dup(), backlog=config.backlog)
+    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # a task of ours: asyncio's own complains about one that was cancelled
+        if len(tasks) >= MAX_CONNECTIONS:
+            writer.close()
+            return
+        task = loop.create_task(connection(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    server = await asyncio.start_server(accepted, sock=bound.dup(), backlog=config.backlog)
     await ended.wait()
     server.close()
     await context.terminated.set()
-    running = {task for task in tasks if task is not None}
-    if running:
-        _, late = await asyncio.wait(running, timeout=grace)
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=grace)
         for task in late:
             task.cancel()
         if late:

@@ -108,7 +108,8 @@ class Server:
     # --- handlers -------------------------------------------------------------------------------------
 
     def handler(self, type: str) -> Callable[[H], H]:
-        """Decorator: this function answers messages of ``type``. It may be sync (then it runs in a thread) or async.
+        """Decorator: this function answers messages of ``type``. It may be async, or sync: then it runs in a thread.
+        A thread cannot be ended: a sync handler that blocks for ever holds up the end of the program.
 
         It gets a ``Message`` and returns what can be written as JSON. Raise ``HandlerError`` or ``RequestRefused`` to
         say what went wrong; anything else is told to the client as ``handler_error`` with an id, and its traceback
@@ -373,7 +374,8 @@ class Server:
             if _is_async(handler):
                 result = await handler(message)
             else:
-                result = await run_sync(handler, message, abandon_on_cancel=True)
+                # in a list: trio refuses a thread's result that could be awaited
+                [result] = await run_sync(lambda: [handler(message)], abandon_on_cancel=True)
                 if inspect.isawaitable(result):
                     result = await result
             return encode_payload(result, type=run.type, message_id=run.id), None
