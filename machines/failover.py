@@ -204,8 +204,6 @@ class Failover:
             self._look(FailoverEvent(now=now, jitter=jitter))
             # handled: it does not come back
             ctx = self._cell.ctx
-            if ctx.deadline is not None and ctx.deadline <= now:
-                ctx = self._cell.ctx = replace(ctx, deadline=None)
             if ctx.reconsider_at is not None and ctx.reconsider_at <= now:
                 self._cell.ctx = replace(ctx, reconsider_at=None)
 
@@ -292,5 +290,6 @@ class Failover:
         for item in self._chart.step(event, ev):
             if isinstance(item, (Dial, HangUp, Activate, Retire, HoldDials)):
                 self._effects.append(item)
-            elif isinstance(item, Event):
+            else:
+                assert isinstance(item, Event)  # the chart puts out effects and events only
                 self._events.append(item)

@@ -327,7 +327,8 @@ class Lifecycle:
         for item in self._chart.step(event, ev):
             if isinstance(item, (OpenLink, SendProbe, LoseCalls, DrainLink, CloseLink)):
                 self._effects.append(item)
-            elif isinstance(item, Event):
+            else:
+                assert isinstance(item, Event)  # the chart puts out effects and events only
                 self._events.append(item)
         if not self.connected:
             self._waiting_since = self._waiting_span = None

@@ -279,8 +279,6 @@ class FailoverChart(PureChart[FailoverContext]):
         by_score = found is not None and found[1]
         assert ctx.upgrade_to is not None  # the guard has seen it
         reason = SwitchReason.OPTIMIZATION if by_score else SwitchReason.UPGRADE
-        if ctx.pinned is not None:
-            reason = SwitchReason.MANUAL
         self._switch(ctx.upgrade_to, reason, ev)
 
     def roll_back(self, ev: FailoverEvent) -> None:

@@ -172,10 +172,9 @@ class Calls:
             return []
         expired: list[Call] = []
         for bucket in sorted(bucket for bucket in self._buckets if bucket * SWEEP <= now):
-            for id in list(self._buckets[bucket]):
-                call = self.finish(id)
-                if call is not None:
-                    expired.append(call)
+            expired.extend(self._buckets[bucket].values())
+        for call in expired:
+            self.finish(call.id)
         expired.sort(key=lambda call: call.deadline)
         return expired
 

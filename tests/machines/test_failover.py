@@ -243,6 +243,12 @@ def test_nothing_moves_before_the_minimum_stay_is_over() -> None:
     assert failover.active == "http"
 
 
+def test_a_pinned_pipe_is_never_upgraded() -> None:
+    failover = feed(active(), Pin(transport="http"), now=1.0)
+    feed(failover, scored("http", 0.1), now=60.0)
+    assert failover.active == "http"
+
+
 def test_auto_upgrade_can_be_switched_off() -> None:
     failover = active(auto_upgrade=False)
     feed(failover, scored("websocket", 0.1), now=60.0)
