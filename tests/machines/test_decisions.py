@@ -22,8 +22,8 @@ from devpipe.machines.errors import (
     FailureKind,
     TransportError,
 )
-from devpipe.machines.events import Disconnected, SwitchReason, TransportSwitched
-from devpipe.machines.inputs import Disconnect, Failure
+from devpipe.machines.events import BreakerChanged, Disconnected, SwitchReason, TransportSwitched
+from devpipe.machines.inputs import Disconnect, Failure, Hold
 from devpipe.machines.lifecycle import Lifecycle
 from devpipe.machines.wiring import FAILOVER, LIFECYCLE
 
@@ -143,6 +143,9 @@ def test_the_table_between_the_machines_makes_what_it_says() -> None:
         assert wire.reason and wire.source != wire.target
     hang_up = next(wire for wire in LIFECYCLE if wire.output is HangUp)
     assert hang_up.make(HangUp(transport="http"), 0.5) == Disconnect()
+    held = next(wire for wire in LIFECYCLE if wire.output is BreakerChanged)
+    changed = BreakerChanged(transport="http", from_="closed", to="open", retry_at=3.0)
+    assert held.make(changed, 0.5) == Hold(until=3.0)
     down = next(wire for wire in FAILOVER if wire.output is Disconnected)
     told = down.make(Disconnected(transport="http", failure=None, retry_at=None), 0.5)
     assert told.failure.kind is FailureKind.UNAVAILABLE

@@ -467,3 +467,8 @@ def test_a_path_that_is_degraded_in_its_probation_has_no_probation_to_end() -> N
     assert lifecycle.next_deadline() == 30.0
     lifecycle.handle_deadline(now=30.0)
     assert lifecycle.state is LifecycleState.DEGRADED
+
+
+def test_a_heartbeat_that_is_due_before_a_call_has_waited_long_comes_first() -> None:
+    lifecycle = feed(healthy(), CallsWaiting(since=28.0, span=30.0), now=28.0)
+    assert lifecycle.next_deadline() == 30.0
