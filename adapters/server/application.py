@@ -126,8 +126,8 @@ class Application:
 
     async def _refuse(self, receive: Receive, send: Send, refusal: Refusal) -> None:
         async with anyio.create_task_group() as tasks:
-            # beside the answer: an ASGI server may not get to send it while what it has read is not taken
-            tasks.start_soon(_discard, receive)
+            # beside the answer: hypercorn cannot end a request while what it has read of it is not taken
+            tasks.start_soon(_take_all, receive)
             await _respond(send, refusal.status, _body_of(refusal), refusal.headers)
             tasks.cancel_scope.cancel()
 
@@ -307,6 +307,10 @@ async def _discard(receive: Receive) -> None:
 
 
 async def _until_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
+    await _take_all(receive)
+    scope.cancel()
+
+
+async def _take_all(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    scope.cancel()

@@ -214,7 +214,8 @@ class _ClientPath:
             self._folder.claims.remove(request_name(reply_to))
 
     def close(self, code: int, error: str) -> None:
-        pass  # the beat ends with the server: nothing else needs to be said
+        # nothing needs to be said: the beat ends with the server; who is not heard any more may begin again
+        self._folder.forget(self._client)
 
     def _put(self, name: str, data: bytes) -> None:
         draft = draft_name()

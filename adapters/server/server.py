@@ -6,7 +6,6 @@ an ASGI application; mounted in another one, the parent's lifespan enters it.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -16,25 +15,19 @@ from typing import Any, TypeVar, cast
 
 import anyio
 from anyio.abc import TaskGroup
-from anyio.to_thread import run_sync
 
 from devpipe.adapters.alarm import Alarm
 from devpipe.adapters.ports.clock import Clock, Dice, SystemClock, SystemDice
 from devpipe.adapters.server.application import Application
 from devpipe.adapters.server.audit import ExecutionLog, ExecutionTarget
+from devpipe.adapters.server.handlers import Handler, answer
 from devpipe.adapters.server.path import Path
 from devpipe.machines.config import FolderConfig, ServerConfig
 from devpipe.machines.errors import (
     ConfigurationError,
-    DevPipeError,
-    HandlerError,
-    InvalidMessage,
     MessageTooLarge,
     Outcome,
-    RequestRefused,
-    TransportError,
 )
-from devpipe.machines.message import Message
 from devpipe.machines.protocols.envelope import ErrorBody, check_type, encode_payload
 from devpipe.machines.protocols.service import Service
 from devpipe.machines.protocols.serving import (
@@ -56,7 +49,6 @@ __all__ = ["Handler", "Server"]
 
 log = logging.getLogger("devpipe.server")
 
-Handler = Callable[[Message], Any]
 H = TypeVar("H", bound=Handler)
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -254,6 +246,10 @@ class Server:
         """One message has arrived on ``path``, whatever its bytes are. Never blocks or raises."""
         self._feed(Arrived(path=self._number(path), data=data))
 
+    def open(self, path: Path) -> None:
+        """A connection stands: it is told when the server goes away, also if it never says a word."""
+        self._number(path)
+
     def open_stream(self, path: Path, *, session: str, server: str, last_event_id: str) -> None:
         """A client wants its stream of pushes on ``path``; it is closed if the session is not known."""
         number = self._name(path)
@@ -332,13 +328,17 @@ class Server:
                 case CancelHandler():
                     self._runs[effect.run].cancel()  # it is there until its end is told
                 case ClosePath():
+                    # it keeps its number until it is dropped: what still comes on it is for nobody, and must not
+                    # be taken for a new path without a session
                     path = self._paths.pop(effect.path, None)
                     if path is not None:
-                        self._numbers.pop(path, None)
                         path.close(effect.code, effect.error.code)
         self._alarm.nudge(self._service.next_deadline())
 
     # --- running handlers -----------------------------------------------------------------------------
+
+    def _error_id(self) -> str:
+        return self._dice.token(8)
 
     async def _run(self, run: RunHandler, scope: anyio.CancelScope) -> None:
         # what is told if the handler is cancelled, by us or by something that it waited for
@@ -346,74 +346,12 @@ class Server:
         payload = b"null"
         try:
             with scope:
-                payload, error = await self._answer(run)
+                payload, error = await answer(
+                    self._handlers[run.type], run, audit=self._audit, make_error_id=self._error_id
+                )
         finally:
             del self._runs[run.run]
             self._feed(HandlerEnded(run=run.run, payload=payload, error=error))
-
-    async def _answer(self, run: RunHandler) -> tuple[bytes, ErrorBody | None]:
-        handler = self._handlers[run.type]
-        message = Message(
-            id=run.id,
-            type=run.type,
-            raw=run.payload or None,
-            timestamp=run.timestamp,
-            priority=run.priority,
-            session=run.session,
-            transport=run.transport,
-        )
-        try:
-            message.payload  # noqa: B018  (reading it is the check)
-        except TransportError as error:
-            return b"null", ErrorBody(code="bad_message", message=str(error)[:300], outcome="rejected")
-        started = False
-        try:
-            if self._audit is not None:
-                self._audit.write(id=run.id, session=run.session, type=run.type, transport=run.transport)
-            started = True
-            if _is_async(handler):
-                result = await handler(message)
-            else:
-                # in a list: trio refuses a thread's result that could be awaited
-                [result] = await run_sync(lambda: [handler(message)], abandon_on_cancel=True)
-                if inspect.isawaitable(result):
-                    result = await result
-            return encode_payload(result, type=run.type, message_id=run.id), None
-        except HandlerError as error:
-            return b"null", ErrorBody(
-                code=error.code, message=str(error), details=_plain(error.details), outcome="executed"
-            )
-        except RequestRefused as error:
-            return b"null", ErrorBody(
-                code=error.code, message=str(error), details=_plain(error.details), outcome="rejected"
-            )
-        except Exception as error:
-            # whatever a handler raises is told as an id here, and in full in the log: nothing of it leaks out
-            error_id = self._dice.token(8)
-            log.exception("handler for %r failed, error id %s, message %r", run.type, error_id, run.id)
-            text = "the result is no JSON" if isinstance(error, InvalidMessage) else "the handler failed"
-            if not started:
-                text = "the execution log cannot be written"
-            return b"null", ErrorBody(
-                code="handler_error",
-                message=f"{text} (error id {error_id})",
-                details={"errorId": error_id},
-                outcome="executed" if started else "rejected",
-            )
-
-
-def _is_async(handler: Handler) -> bool:
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-        getattr(handler, "__call__", None)  # noqa: B004  (an object whose call is a coroutine function)
-    )
-
-
-def _plain(details: object) -> object:
-    try:
-        encode_payload(details, type="details")
-    except DevPipeError:  # details are for people: what is no JSON is shown as text
-        return repr(details)
-    return details
 
 
 def _first(error: BaseException) -> BaseException:

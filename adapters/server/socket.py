@@ -65,6 +65,7 @@ class SocketPath:
 
     async def run(self, server: Server, receive: Receive, send: Send) -> None:
         """Carry messages both ways until the client has gone, or it is closed."""
+        server.open(self)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._write, send, tasks.cancel_scope)
             while True:

@@ -59,6 +59,8 @@ __all__ = ["MAX_BAD_MESSAGES", "Service"]
 #: A connection is closed after so many messages that could not be read: it does not speak our language.
 MAX_BAD_MESSAGES = 100
 
+CLOSING = ErrorBody(code="closing", message="the server is going away", outcome="rejected")
+
 
 class Service:
     """All sessions of one server process.
@@ -97,7 +99,7 @@ class Service:
             case HandlerEnded():
                 self._executions.ended(item, wall=wall)
             case PathOpened():
-                self._out.paths[item.path] = ServerPath(item.path, item.transport, item.max_message_bytes)
+                self._path_opened(item)
             case PathClosed():
                 self._path_closed(item.path)
             case StreamOpened():
@@ -163,7 +165,8 @@ class Service:
         if path.session is not session:
             self._unbind(path)
             path.session = session
-            session.paths.add(path.number)
+            if path.transport != "folder":  # a folder tells nobody that its client has gone
+                session.paths.add(path.number)
 
     def _unbind(self, path: ServerPath) -> None:
         session = path.session
@@ -175,6 +178,11 @@ class Service:
                 session.stream = None
             if session.poll == path.number:
                 session.poll = None
+
+    def _path_opened(self, item: PathOpened) -> None:
+        path = self._out.paths[item.path] = ServerPath(item.path, item.transport, item.max_message_bytes)
+        if self._closing and not path.http:  # an exchange is refused in words, as the answer to its message
+            self._close_path(path, 1001, CLOSING)
 
     def _path_closed(self, number: int) -> None:
         path = self._out.paths.pop(number, None)
@@ -209,10 +217,9 @@ class Service:
     def _shutdown(self, *, wall: int) -> None:
         self._closing = True
         self._executions.end_all(wall=wall)
-        error = ErrorBody(code="closing", message="the server is going away", outcome="rejected")
         for path in list(self._out.paths.values()):
             self._out.answer_poll(path, wall=wall)
-            self._close_path(path, 1001, error)
+            self._close_path(path, 1001, CLOSING)
 
     # --- messages -------------------------------------------------------------------------------------
 
@@ -252,6 +259,10 @@ class Service:
             self._hello(path, envelope, control, now=now, wall=wall)
             return
         session = path.session
+        if session is not None and self._sessions.get(session.id) is not session:
+            self._unbind(path)  # a client of the folder that was silent for too long
+            self._unknown_session(path, envelope.id, wall=wall)
+            return
         if envelope.session is not None:
             session = self._sessions.get(envelope.session)
             if session is None or envelope.server != self.identity:

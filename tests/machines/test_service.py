@@ -255,6 +255,19 @@ def test_a_connected_session_is_kept() -> None:
     assert world.service.sessions == 1
 
 
+def test_a_client_of_the_folder_is_forgotten_when_it_is_silent_and_then_refused() -> None:
+    world = World(session_ttl=60.0)
+    world.open(1, "folder")
+    world.hello(1)
+    world.send(1, "attach", {"number": 1}, id="x-1")
+    assert offsets(world.push()) == [(1, 1)]
+    world.wait(60)
+    assert world.service.sessions == 0 and world.push() == []
+    assert code(world.send(1, "echo", id="x-2")) == ("session_unknown", REFUSED)
+    assert world.hello(1)["payload"]["resumed"] is False
+    assert run_of(world.send(1, "echo", id="x-2"))
+
+
 # --- requests ---------------------------------------------------------------------------------------
 
 
@@ -847,8 +860,10 @@ def test_a_server_that_closes_answers_everybody_and_takes_nothing_new() -> None:
     assert sent(effects) == [(1, "x-1"), (3, "poll-2")]
     closed = [(effect.path, effect.code) for effect in effects if isinstance(effect, ClosePath)]
     assert closed == [(1, 1001), (2, 1001), (3, 1001)]
-    world.open(4)
+    world.open(4, "http")
     assert code(world.send(4, "echo")) == ("closing", REFUSED)
+    [late] = world.feed(PathOpened(path=6, transport="websocket", max_message_bytes=100))
+    assert isinstance(late, ClosePath) and (late.path, late.code) == (6, 1001)
     [refused] = world.stream(5)
     assert isinstance(refused, ClosePath) and refused.error.code == "closing"
     assert world.feed(Shutdown()) != [] and world.service.drain_events() == []

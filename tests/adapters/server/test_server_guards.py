@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import anyio
 import pytest
 
 import devpipe
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.anyio
 
 Serving = Callable[..., AbstractAsyncContextManager[Any]]
 Make = Callable[..., devpipe.Server]
+BOUND = 10.0
 ALLOWED = "https://app.example"
 MESSAGE = {"type": "echo", "payload": 1}
 ORIGINS = [
@@ -112,6 +114,19 @@ async def test_what_a_web_page_can_post_without_asking_is_refused(
         answer = await served.http.post("/devpipe/message", content=body, headers={"content-type": type})
         assert answer.status_code == 415 and answer.json()["error"]["code"] == "not_json"
         assert served.server.executed == []
+
+
+async def test_a_bottomless_body_of_somebody_who_may_not_talk_holds_nothing_up(
+    serving: Serving, make_server: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("devpipe.adapters.server.application.MAX_DISCARDED", 1000)
+    async with serving(make_server(token="t")) as served:
+        head = b"POST /devpipe/message HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
+        with anyio.fail_after(BOUND), pytest.raises(anyio.BrokenResourceError):
+            async with await anyio.connect_tcp("127.0.0.1", served.port) as stream:
+                await stream.send(head)
+                while True:
+                    await stream.send(b"x" * 1_000_000)
 
 
 async def test_a_large_body_of_somebody_who_may_not_talk_is_answered_too(

@@ -140,12 +140,21 @@ def test_a_signal_ends_it_within_two_seconds_without_a_traceback(
             process.send_signal(word)
             assert process.wait(BOUND) == 0
             assert time.monotonic() - begin < 2.0
+            assert read_all(opened[2]).endswith(b"\x88\x02\x03\xe9"), "the socket is told 1001"
+            assert b'"closing"' in read_all(opened[3]), "who waits for a reply is told"
         assert process.stderr is not None
         assert process.stderr.read() == ""
     finally:
         timer.cancel()
         process.kill()
         process.communicate()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    data = b""
+    while part := connection.recv(65536):
+        data += part
+    return data
 
 
 async def test_a_port_that_is_taken_is_named(make_server: Make) -> None:

@@ -22,6 +22,12 @@ Serving = Callable[..., AbstractAsyncContextManager[Any]]
 Make = Callable[..., devpipe.Server]
 
 
+@pytest.fixture(autouse=True)
+def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused peer is let go soon."""
+    monkeypatch.setattr("devpipe.adapters.server.strict.LINGER", 0.1)
+
+
 def frame(opcode: int, data: bytes, *, fin: bool = True, announced: int | None = None) -> bytes:
     """One masked frame; the mask is zero, which is allowed and keeps the data as it is."""
     size = len(data) if announced is None else announced
@@ -203,6 +209,15 @@ async def test_a_lost_socket_cancels_nothing(serving: Serving, make_server: Make
             await socket.hello()
             assert (await socket.call("wait", 0.1, id="x-1"))["payload"] == "waited"
         assert served.server.executed == ["x-1"]
+
+
+async def test_what_still_comes_on_a_closed_socket_runs_nothing(serving: Serving, make_server: Make) -> None:
+    async with serving(make_server()) as served, served.connected() as socket:
+        await socket.hello()
+        call = b'{"type":"echo","id":"x-1"}'
+        await socket.stream.send(frame(TEXT, b"{") * 100 + frame(TEXT, call))
+        assert await socket.closed() == 1008
+        assert served.server.executed == []
 
 
 async def test_a_binary_message_is_no_message(serving: Serving, make_server: Make) -> None:
