@@ -9,6 +9,7 @@ DevPipeError                  outcome, safe_to_resend, message_id
 │   └── MessageTooLarge       ours or theirs: limit and size in bytes, and who would take it
 ├── TransportError            the path's: kind, retryable, transport
 │   └── AllTransportsFailed   errors: one for each transport
+├── ModelSelectionError       no model, or not this one: code, details, suggestions
 ├── CircuitOpen               the breaker admits nothing now: retry_after
 ├── QueueFull                 a bounded queue has no room: limit
 └── PipeClosed                the pipe was closed while, or before, the call was made
@@ -32,6 +33,7 @@ __all__ = [
     "HandlerError",
     "InvalidMessage",
     "MessageTooLarge",
+    "ModelSelectionError",
     "Outcome",
     "PipeClosed",
     "QueueFull",
@@ -207,6 +209,27 @@ class AllTransportsFailed(TransportError):
             message_id=message_id,
         )
         self.errors = dict(errors)
+
+
+class ModelSelectionError(DevPipeError):
+    """No model was selected. ``code``: one of ``CODES`` (in specs/models.md); ``suggestions``: what to do, in words."""
+
+    CODES = ("NO_HEALTHY_MODELS", "BUDGET_EXCEEDED", "TIMEOUT", "INVALID_REQUEST", "SERVICE_UNAVAILABLE")
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        code: str,
+        details: object = None,
+        suggestions: tuple[str, ...] = (),
+        outcome: Outcome | None = None,
+        message_id: str | None = None,
+    ) -> None:
+        super().__init__(text, outcome=outcome, message_id=message_id)
+        self.code = code
+        self.details = details
+        self.suggestions = suggestions
 
 
 class CircuitOpen(DevPipeError):
