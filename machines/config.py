@@ -144,7 +144,6 @@ class FailoverConfig:
     preference_delay: float = 0.15  #: at the start, wait so long for a better one in the chain
     min_stay: float = 5.0
     lead: float = 0.1  #: a lead in score under this changes nothing
-    upgrade_timeout: float = 10.0
     ejection_initial: float = 5.0
     ejection_max: float = 300.0
     forgiven_after: float = 300.0  #: so long without a loss, and the ejection starts small again
@@ -164,7 +163,6 @@ class FailoverConfig:
         for key in (
             "preference_delay",
             "min_stay",
-            "upgrade_timeout",
             "ejection_initial",
             "ejection_max",
             "forgiven_after",

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import assert_never
+from typing import Any, assert_never, cast
 
 from devpipe.machines.charts.base import Cell
-from devpipe.machines.charts.failover import (
-    FailoverChart,
-    FailoverContext,
-    FailoverEvent,
-    allowed,
-    server_down,
-    usable,
-)
+from devpipe.machines.charts.failover import FailoverChart, FailoverEvent
 from devpipe.machines.config import FailoverConfig
 from devpipe.machines.decisions.chain import Candidate
-from devpipe.machines.effects import Activate, Dial, FailoverEffect, HangUp, HoldDials, Retire
+from devpipe.machines.decisions.routes import FailoverContext, allowed, elsewhere, server_down, usable
+from devpipe.machines.effects import Dial, FailoverEffect, HoldDials
+from devpipe.machines.errors import ConfigurationError
 from devpipe.machines.events import Event, ServerChanged
 from devpipe.machines.inputs import (
     Close,
@@ -34,7 +29,7 @@ from devpipe.machines.inputs import (
 __all__ = ["Failover", "FailoverSnapshot", "FailoverState"]
 
 #: Looks after one change of a fact: each takes the chart one state on, and no way through it is longer.
-MAX_LOOKS = 8
+MAX_LOOKS = 12
 
 
 class FailoverState(str, Enum):
@@ -49,6 +44,9 @@ class FailoverState(str, Enum):
     EXHAUSTED = "exhausted"
     CLOSING = "closing"
     CLOSED = "closed"
+
+
+_OVER = (FailoverState.CLOSING, FailoverState.CLOSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,25 +111,17 @@ class Failover:
         """True if this transport reaches another server than the one that knows our session."""
         ctx = self._cell.ctx
         candidate = ctx.of(name)
-        return (
-            candidate is not None
-            and candidate.up
-            and bool(candidate.server)
-            and ctx.server is not None
-            and candidate.server != ctx.server
-        )
+        return candidate is not None and elsewhere(ctx, candidate)
 
     def will_try_before(self, deadline: float) -> bool:
         """Something is usable, or somebody will dial, or a breaker will admit, before ``deadline``."""
         ctx = self._cell.ctx
-        if self.state in (FailoverState.CLOSING, FailoverState.CLOSED):
+        if self.state in _OVER:
             return False
-        return self.state is FailoverState.IDLE or any(
-            (c.up and c.admitted)
-            or (c.up and c.admit_at is not None and c.admit_at <= deadline)
-            or (not c.up and c.retry_at is not None and c.retry_at <= deadline)
-            for c in allowed(ctx)
-        )
+        if self.state is FailoverState.IDLE or usable(ctx):
+            return True
+        times = [c.admit_at if c.up else c.retry_at for c in allowed(ctx)]
+        return any(at is not None and at <= deadline for at in times)
 
     def why(self) -> str:
         """The choice in one sentence, for the log."""
@@ -152,7 +142,11 @@ class Failover:
     # --- the common verbs -----------------------------------------------------------------------------
 
     def receive(self, item: FailoverInput, *, now: float, jitter: float = 0.5) -> None:
-        """Take one input."""
+        """Take one input; ``jitter`` in [0, 1) spreads a shared backoff.
+
+        Raises ``IllegalTransition`` for an ``Open`` that is not the first, and ``ConfigurationError`` for a ``Pin`` to
+        a transport that the pipe does not have; nothing has changed then.
+        """
         ev = FailoverEvent(now=now, jitter=jitter)
         match item:
             case Open():
@@ -162,26 +156,23 @@ class Failover:
             case Select():
                 self._step("select", ev)
             case Pin():
-                self._cell.ctx = replace(self._cell.ctx, pinned=item.transport)
-                if item.transport is not None and not self._is_up(item.transport):
-                    self._effects.append(Dial(transport=item.transport, immediately=True))
+                self._pin(item.transport, ev)
             case TransportUp():
                 self._up(item)
             case TransportDown():
-                before = self._cell.ctx.of(item.transport)
                 self._change(
                     item.transport,
                     up=False,
                     failure=item.failure,
+                    failed_at=now,
                     retry_at=item.retry_at,
-                    down_since=now if before is None or before.down_since is None else before.down_since,
+                    drain_by=None,
                 )
                 self._reconsider_server()
             case Standing():
                 self._change(item.transport, score=item.score, admitted=item.admitted, admit_at=item.retry_at)
             case Drained():
-                if not self.config.standby and item.transport != self.active:
-                    self._effects.append(HangUp(transport=item.transport))
+                self._change(item.transport, drain_by=None)
             case _ as never:
                 assert_never(never)
         self._look(ev)
@@ -189,23 +180,26 @@ class Failover:
     def next_deadline(self) -> float | None:
         """When ``handle_deadline`` wants to be called."""
         ctx = self._cell.ctx
-        times = [ctx.deadline]
+        times = [ctx.deadline, *(c.drain_by for c in ctx.candidates)]
         if self.state is FailoverState.ACTIVE:
             times.append(self._next_reconsideration())
-        if self.state is FailoverState.EXHAUSTED and server_down(ctx):
-            times.append(ctx.hold_until)
         return min((at for at in times if at is not None), default=None)
 
     def handle_deadline(self, *, now: float, jitter: float = 0.5) -> None:
         """The time has come, or not yet: then nothing happens."""
         at = self.next_deadline()
-        if at is not None and at <= now:
-            self._cell.ctx = replace(self._cell.ctx, candidates=self._forget_ejections(now))
-            self._look(FailoverEvent(now=now, jitter=jitter))
-            # handled: it does not come back
-            ctx = self._cell.ctx
-            if ctx.reconsider_at is not None and ctx.reconsider_at <= now:
-                self._cell.ctx = replace(ctx, reconsider_at=None)
+        if at is None or at > now:
+            return
+        for c in self._cell.ctx.candidates:
+            if c.ejected_until is not None and c.ejected_until <= now:
+                self._change(c.name, ejected_until=None)
+            if c.drain_by is not None and c.drain_by <= now:
+                self._change(c.name, drain_by=None)
+        self._look(FailoverEvent(now=now, jitter=jitter))
+        # handled: it does not come back
+        ctx = self._cell.ctx
+        if ctx.reconsider_at is not None and ctx.reconsider_at <= now:
+            self._cell.ctx = replace(ctx, reconsider_at=None)
 
     def drain_effects(self) -> list[FailoverEffect]:
         """What the manager is to do now, in order."""
@@ -230,13 +224,34 @@ class Failover:
 
     # --- inside ---------------------------------------------------------------------------------------
 
-    def _is_up(self, name: str) -> bool:
+    def _pin(self, name: str | None, ev: FailoverEvent) -> None:
+        if name is not None and name not in self.names:
+            raise ConfigurationError(
+                f"pin = {name!r} is not allowed: the transports are {', '.join(self.names)}"
+            )
+        if self.state in _OVER:
+            return
+        freed = name is None and self.pinned is not None
+        self._cell.ctx = replace(self._cell.ctx, pinned=name)
+        self._reconsider_server()
         candidate = self._cell.ctx.of(name)
-        return candidate is not None and candidate.up
+        if candidate is not None and not candidate.up:
+            if candidate.retry_at is None:  # it has failed for good, but the operator's word begins anew
+                self._change(candidate.name, asked=False)
+            else:
+                self._effects.append(Dial(transport=candidate.name, immediately=True))
+        if freed:
+            self._step("select", ev)
 
     def _up(self, item: TransportUp) -> None:
         self._change(
-            item.transport, up=True, server=item.server, failure=None, retry_at=None, down_since=None
+            item.transport,
+            asked=True,
+            up=True,
+            server=item.server,
+            failure=None,
+            failed_at=None,
+            retry_at=None,
         )
         ctx = self._cell.ctx
         if ctx.holds or ctx.hold_until is not None:
@@ -249,7 +264,8 @@ class Failover:
     def _reconsider_server(self) -> None:
         """If no proven transport reaches the process that knows us, the one that is reached is our server now."""
         ctx = self._cell.ctx
-        reached = [c.server for c in ctx.candidates if c.up and c.server]
+        there = [c for c in allowed(ctx) if c.up and c.server]
+        reached = [c.server for c in sorted(there, key=lambda c: c.name != ctx.active)]
         if ctx.server is not None and reached and ctx.server not in reached:
             self._events.append(ServerChanged(from_=ctx.server, to=reached[0]))
             self._cell.ctx = replace(ctx, server=reached[0])
@@ -261,35 +277,21 @@ class Failover:
         ends = [max(stay, c.ejected_until) for c in ctx.candidates if c.up and c.ejected_until is not None]
         return min([*ends, *(at for at in [ctx.reconsider_at] if at is not None)], default=None)
 
-    def _forget_ejections(self, now: float) -> tuple[Candidate, ...]:
-        return tuple(
-            replace(c, ejected_until=None) if c.ejected_until is not None and c.ejected_until <= now else c
-            for c in self._cell.ctx.candidates
-        )
-
-    def _change(self, name: str, **facts: object) -> None:
-        ctx = self._cell.ctx
-        self._cell.ctx = replace(
-            ctx,
-            candidates=tuple(
-                replace(c, **facts) if c.name == name else c  # type: ignore[arg-type]  # facts of a candidate
-                for c in ctx.candidates
-            ),
-        )
+    def _change(self, name: str, **facts: Any) -> None:
+        self._cell.ctx = self._cell.ctx.changed(name, **facts)
 
     def _look(self, ev: FailoverEvent) -> None:
         for _ in range(MAX_LOOKS):
-            before = self._cell.leaf
+            leaf, ctx = self._cell.leaf, self._cell.ctx
             self._step("look", ev)
-            if self._cell.leaf == before:
+            if self._cell.leaf == leaf and self._cell.ctx is ctx:
                 return
-        raise AssertionError("the failover chart does not come to rest")  # our bug, found by the explorer
+        raise AssertionError("the failover chart does not come to rest")  # our bug, and no input may cause it
 
     def _step(self, event: str, ev: FailoverEvent) -> None:
         self.steps += 1
         for item in self._chart.step(event, ev):
-            if isinstance(item, (Dial, HangUp, Activate, Retire, HoldDials)):
-                self._effects.append(item)
-            else:
-                assert isinstance(item, Event)  # the chart puts out effects and events only
+            if isinstance(item, Event):
                 self._events.append(item)
+            else:
+                self._effects.append(cast(FailoverEffect, item))  # the chart puts out nothing else

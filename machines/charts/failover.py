@@ -8,26 +8,32 @@ The laws:
 - one switch at a time, and several failures at once are one failover;
 - a better transport takes over only when it is proven (make before break), never before ``min_stay``, and not while it
   is ejected for a loss;
-- outside ``idle``, ``closing`` and ``closed`` either a transport is up, or somebody will dial, or every one has failed.
+- outside ``idle``, ``closing`` and ``closed`` either a transport is up, or somebody will dial, or every one has failed
+  or is held.
 """
-
-# The chart library types compound states and its own verbs only in part; the lint and the table tests hold the charts.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportOperatorIssue=false
-# pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from statemachine import State
 
 from devpipe.machines.charts.base import PureChart
-from devpipe.machines.config import FailoverConfig
 from devpipe.machines.decisions.backoff import growing
-from devpipe.machines.decisions.chain import Candidate, better_than, first_in_chain, highest
+from devpipe.machines.decisions.chain import Candidate, first_in_chain
+from devpipe.machines.decisions.routes import (
+    FailoverContext,
+    allowed,
+    best_by_score,
+    elsewhere,
+    failure_of,
+    next_attempt,
+    next_upgrade,
+    server_down,
+    usable,
+    wanted,
+)
 from devpipe.machines.effects import Activate, Dial, HangUp, HoldDials, Retire
-from devpipe.machines.errors import FailureKind
 from devpipe.machines.events import (
     Exhausted,
     SwitchReason,
@@ -35,31 +41,8 @@ from devpipe.machines.events import (
     TransportRecovered,
     TransportSwitched,
 )
-from devpipe.machines.inputs import Failure
 
 __all__ = ["FailoverChart", "FailoverContext", "FailoverEvent"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailoverContext:
-    """What the rules look at. ``candidates`` stand in the order of the chain."""
-
-    config: FailoverConfig
-    candidates: tuple[Candidate, ...]
-    active: str | None = None
-    last_active: str | None = None  #: the one that was lost, until messages flow again
-    since: float = 0.0  #: when the active one took over
-    reconsider_at: float | None = None  #: the end of its minimum stay
-    pinned: str | None = None
-    server: str | None = None  #: the process that knows our session
-    upgrade_to: str | None = None
-    deadline: float | None = None
-    holds: int = 0  #: shared backoffs since the last proof
-    hold_until: float | None = None
-
-    def of(self, name: str | None) -> Candidate | None:
-        """The facts of one transport."""
-        return next((c for c in self.candidates if c.name == name), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +68,11 @@ class FailoverChart(PureChart[FailoverContext]):
     closing = State()
     closed = State()
 
-    open = idle.to(connecting, on="dial_first")
+    open = idle.to(connecting)
 
     look = (
         connecting.to(selecting, cond="some_usable", on="wait_for_better")
+        | connecting.to(None, cond="lines_wrong", on="set_lines")
         | connecting.to(exhausted, cond="all_down", on="announce")
         | connecting.to(None)
         | selecting.to(
@@ -96,17 +80,20 @@ class FailoverChart(PureChart[FailoverContext]):
         )
         | selecting.to(connecting, unless="some_usable", on="stop_waiting")
         | selecting.to(None)
+        | active.to(None, cond="pin_elsewhere and some_usable", on="obey_pin")
         | active.to(failing_over, cond="active_lost", on="lose")
+        | active.to(None, cond="lines_wrong", on="set_lines")
         | active.to(upgrading, cond="better_one", on="begin_upgrade")
         | active.to(None)
         | upgrading.to(failing_over, cond="active_lost", on="lose")
         | upgrading.to(active, cond="upgrade_proven", on="upgrade")
-        | upgrading.to(active, unless="better_one", on="roll_back")
-        | upgrading.to(None)
+        | upgrading.to(active, on="roll_back")
         | failing_over.to(active, cond="some_usable", on="take_over")
+        | failing_over.to(None, cond="lines_wrong", on="set_lines")
         | failing_over.to(exhausted, cond="all_down", on="announce")
         | failing_over.to(None)
         | exhausted.to(active, cond="some_usable", on="take_over")
+        | exhausted.to(None, cond="lines_wrong", on="set_lines")
         | exhausted.to(None, cond="hold_over", on="hold_dials")
         | exhausted.to(None)
         | closing.to(closed, cond="nothing_up")
@@ -118,8 +105,6 @@ class FailoverChart(PureChart[FailoverContext]):
     select = (
         active.to(None, cond="another_leads", on="switch_by_score")
         | active.to(None)
-        | upgrading.to(active, cond="another_leads", on="switch_by_score")
-        | upgrading.to(None)
         | connecting.to(None)
         | selecting.to(None)
         | failing_over.to(None)
@@ -135,6 +120,7 @@ class FailoverChart(PureChart[FailoverContext]):
         ("closed", "close"): "closing twice is fine",
         ("closing", "select"): "there is nothing to choose any more",
         ("closed", "select"): "there is nothing to choose any more",
+        ("upgrading", "select"): "it is choosing anew",
         ("idle", "select"): "nothing is open yet",
     }
 
@@ -166,24 +152,34 @@ class FailoverChart(PureChart[FailoverContext]):
         return next_upgrade(self.model.ctx, ev.now) is not None
 
     def upgrade_proven(self, ev: FailoverEvent) -> bool:
-        """The better one is usable at this moment."""
-        ctx = self.model.ctx
-        return ctx.of(ctx.upgrade_to) in usable(ctx)
+        """The one that was chosen is usable, and still the one to take."""
+        found = next_upgrade(self.model.ctx, ev.now)
+        return found is not None and found[0].name == self.model.ctx.upgrade_to
+
+    def pin_elsewhere(self, ev: FailoverEvent) -> bool:
+        """The operator wants another one than the active one."""
+        return self.model.ctx.pinned not in (None, self.model.ctx.active)
+
+    def lines_wrong(self, ev: FailoverEvent) -> bool:
+        """One that is wanted was not told to dial, or one that is not wanted is kept."""
+        return bool(to_ask(self.model.ctx) or to_hang_up(self.model.ctx))
 
     def all_down(self, ev: FailoverEvent) -> bool:
-        """Each allowed transport has been tried and is down."""
-        return all((not c.up and c.failure is not None) or not c.admitted for c in allowed(self.model.ctx))
+        """Each allowed transport has been tried and is down, or is up and no route."""
+        ctx = self.model.ctx
+        return all(c.failure is not None or not c.admitted or elsewhere(ctx, c) for c in allowed(ctx))
 
     def hold_over(self, ev: FailoverEvent) -> bool:
-        """The server is down, and no shared backoff holds the dials now."""
+        """The server is down, and has refused again since the shared backoff ended."""
         ctx = self.model.ctx
-        return server_down(ctx) and (ctx.hold_until is None or ctx.hold_until <= ev.now)
+        until = ctx.hold_until
+        return server_down(ctx) and (
+            until is None or any(c.failed_at is not None and c.failed_at >= until for c in allowed(ctx))
+        )
 
     def another_leads(self, ev: FailoverEvent) -> bool:
-        """By score alone, another one is better."""
-        ctx = self.model.ctx
-        best = highest(usable(ctx), lead=ctx.config.lead)
-        return best is not None and best.name != ctx.active
+        """By score alone, another one that was not lost lately is better."""
+        return best_by_score(self.model.ctx, ev.now) not in (None, self.model.ctx.active)
 
     def nothing_up(self, ev: FailoverEvent) -> bool:
         """Every transport has been taken down."""
@@ -191,11 +187,17 @@ class FailoverChart(PureChart[FailoverContext]):
 
     # --- actions ------------------------------------------------------------------------------------
 
-    def dial_first(self, ev: FailoverEvent) -> None:
-        """All of them where standbys are wanted, else the first."""
+    def set_lines(self, ev: FailoverEvent) -> None:
+        """Dial what is wanted, at once if callers wait; hang up what is not."""
         ctx = self.model.ctx
-        wanted = allowed(ctx) if ctx.config.standby else allowed(ctx)[:1]
-        self._dial([c.name for c in wanted], ev, immediately=False)
+        urgent = ctx.pinned is not None or ctx.last_active is not None
+        for c in to_ask(ctx):
+            ctx = ctx.changed(c.name, asked=True, failure=None, retry_at=ev.now)
+            self.model.out.append(Dial(transport=c.name, immediately=urgent))
+        for c in to_hang_up(ctx):
+            ctx = ctx.changed(c.name, asked=False, up=False, failure=None, retry_at=None)
+            self.model.out.append(HangUp(transport=c.name))
+        self.model.ctx = ctx
 
     def wait_for_better(self, ev: FailoverEvent) -> None:
         """Give a better one in the chain a moment."""
@@ -210,16 +212,18 @@ class FailoverChart(PureChart[FailoverContext]):
         """The first transport of this pipe."""
         self._switch(usable(self.model.ctx)[0].name, SwitchReason.INITIAL, ev)
 
+    def obey_pin(self, ev: FailoverEvent) -> None:
+        """The one that the operator wants can take over at once."""
+        self._switch(usable(self.model.ctx)[0].name, SwitchReason.MANUAL, ev)
+
     def lose(self, ev: FailoverEvent) -> None:
         """The active transport is no route any more; a lost one is ejected for a while, growing."""
         ctx = self.model.ctx
         lost = ctx.of(ctx.active)
         assert lost is not None  # only entered from states that have an active one
-        wanted_away = ctx.pinned is not None and ctx.pinned != lost.name
-        if not wanted_away:
-            failure = lost.failure or Failure(
-                kind=FailureKind.UNAVAILABLE, reason="its circuit breaker is open"
-            )
+        failed = not self.pin_elsewhere(ev)
+        if failed:
+            failure = failure_of(ctx, lost)
             self.model.out.append(TransportFailed(transport=lost.name, timestamp=ev.now, failure=failure))
             forgiven = lost.lost_at is not None and ev.now - lost.lost_at > ctx.config.forgiven_after
             losses = 1 if forgiven else lost.losses + 1
@@ -229,27 +233,31 @@ class FailoverChart(PureChart[FailoverContext]):
                 factor=2.0,
                 most=ctx.config.ejection_max,
             )
-            self._change(lost.name, losses=losses, lost_at=ev.now, ejected_until=ev.now + pause)
-        self.model.ctx = replace(
-            self.model.ctx, active=None, last_active=lost.name, upgrade_to=None, deadline=None
+            ctx = ctx.changed(lost.name, losses=losses, lost_at=ev.now, ejected_until=ev.now + pause)
+        self.model.ctx = ctx = replace(
+            ctx, active=None, last_active=lost.name, failed=failed, upgrade_to=None, deadline=None
         )
-        needed = [c.name for c in allowed(self.model.ctx) if not c.up]
-        self._dial(needed, ev, immediately=True)
+        # callers wait: whoever will dial by itself may do it now; one that has failed for good is left alone
+        hurried = [c.name for c in allowed(ctx) if c.asked and not c.up and c.retry_at is not None]
+        self.model.out.extend(Dial(transport=name, immediately=True) for name in hurried)
 
     def take_over(self, ev: FailoverEvent) -> None:
         """Messages flow again."""
         ctx = self.model.ctx
         chosen = first_in_chain(usable(ctx), now=ev.now)
         assert chosen is not None  # the guard has seen one
-        pinned = ctx.pinned is not None
-        self._switch(chosen.name, SwitchReason.MANUAL if pinned else SwitchReason.FAILOVER, ev)
+        reason = SwitchReason.FAILOVER
+        if ctx.last_active is None:
+            reason = SwitchReason.INITIAL
+        elif ctx.pinned is not None:
+            reason = SwitchReason.MANUAL
+        self._switch(chosen.name, reason, ev)
 
     def announce(self, ev: FailoverEvent) -> None:
         """Nothing is usable: say so, and if it is the server, let one backoff govern all dials."""
         ctx = self.model.ctx
-        times = [c.retry_at for c in ctx.candidates if c.retry_at is not None]
-        self.model.out.append(Exhausted(retry_at=min(times, default=None)))
-        if server_down(ctx):
+        self.model.out.append(Exhausted(retry_at=next_attempt(ctx)))
+        if self.hold_over(ev):
             self.hold_dials(ev)
 
     def hold_dials(self, ev: FailoverEvent) -> None:
@@ -267,30 +275,26 @@ class FailoverChart(PureChart[FailoverContext]):
 
     def begin_upgrade(self, ev: FailoverEvent) -> None:
         """The present one still carries everything."""
-        ctx = self.model.ctx
-        found = next_upgrade(ctx, ev.now)
+        found = next_upgrade(self.model.ctx, ev.now)
         assert found is not None  # the guard has seen it
-        self.model.ctx = replace(ctx, upgrade_to=found[0].name, deadline=ev.now + ctx.config.upgrade_timeout)
+        self.model.ctx = replace(self.model.ctx, upgrade_to=found[0].name)
 
     def upgrade(self, ev: FailoverEvent) -> None:
         """Make before break: new messages first, then the old one may go."""
-        ctx = self.model.ctx
-        found = next_upgrade(ctx, ev.now)
-        by_score = found is not None and found[1]
-        assert ctx.upgrade_to is not None  # the guard has seen it
-        reason = SwitchReason.OPTIMIZATION if by_score else SwitchReason.UPGRADE
-        self._switch(ctx.upgrade_to, reason, ev)
+        found = next_upgrade(self.model.ctx, ev.now)
+        assert found is not None  # the guard has seen it
+        better, by_score = found
+        self._switch(better.name, SwitchReason.OPTIMIZATION if by_score else SwitchReason.UPGRADE, ev)
 
     def roll_back(self, ev: FailoverEvent) -> None:
         """It is not better any more: nothing has changed."""
-        self.model.ctx = replace(self.model.ctx, upgrade_to=None, deadline=None)
+        self.model.ctx = replace(self.model.ctx, upgrade_to=None)
 
     def switch_by_score(self, ev: FailoverEvent) -> None:
         """The operator asked for a new choice."""
-        ctx = self.model.ctx
-        best = highest(usable(ctx), lead=ctx.config.lead)
-        assert best is not None  # the guard has seen it
-        self._switch(best.name, SwitchReason.OPTIMIZATION, ev)
+        best = best_by_score(self.model.ctx, ev.now)
+        assert best is not None  # the guard has seen one
+        self._switch(best, SwitchReason.OPTIMIZATION, ev)
 
     def hang_up_all(self, ev: FailoverEvent) -> None:
         """The pipe is left."""
@@ -302,73 +306,39 @@ class FailoverChart(PureChart[FailoverContext]):
 
     def _switch(self, name: str, reason: SwitchReason, ev: FailoverEvent) -> None:
         ctx = self.model.ctx
+        out = self.model.out
+        config = ctx.config
         before = ctx.active or ctx.last_active
-        recovered = ctx.active is None and ctx.last_active is not None
+        out.append(Activate(transport=name))
+        if ctx.active is not None:
+            out.append(Retire(transport=ctx.active))
+            if not config.standby:
+                ctx = ctx.changed(ctx.active, drain_by=ev.now + config.drain_timeout)
+        if before != name:
+            out.append(TransportSwitched(from_=before, to=name, reason=reason))
+        if ctx.failed and before is not None:
+            out.append(TransportRecovered(from_=before, to=name))
         self.model.ctx = replace(
-            ctx,
+            ctx.changed(name, drain_by=None),
             active=name,
             last_active=None,
+            failed=False,
             since=ev.now,
-            reconsider_at=ev.now + ctx.config.min_stay,
+            reconsider_at=ev.now + config.min_stay,
             upgrade_to=None,
             deadline=None,
         )
-        self.model.out.append(Activate(transport=name))
-        if ctx.active is not None:
-            self.model.out.append(Retire(transport=ctx.active))
-        if before != name:
-            self.model.out.append(TransportSwitched(from_=before, to=name, reason=reason))
-        if recovered and before is not None:
-            self.model.out.append(TransportRecovered(from_=before, to=name))
-
-    def _dial(self, names: list[str], ev: FailoverEvent, *, immediately: bool) -> None:
-        for name in names:
-            candidate = self.model.ctx.of(name)
-            if candidate is not None and candidate.retry_at is None and candidate.failure is None:
-                self._change(name, retry_at=ev.now)
-            self.model.out.append(Dial(transport=name, immediately=immediately))
-
-    def _change(self, name: str, **facts: object) -> None:
-        change_of = _changer(facts)
-        self.model.ctx = replace(
-            self.model.ctx,
-            candidates=tuple(change_of(c) if c.name == name else c for c in self.model.ctx.candidates),
-        )
 
 
-def _changer(facts: dict[str, object]) -> Callable[[Candidate], Candidate]:
-    return lambda candidate: replace(candidate, **facts)  # type: ignore[arg-type]  # facts of a candidate
+def to_ask(ctx: FailoverContext) -> list[Candidate]:
+    """Those that are wanted, and that nobody has told to dial."""
+    names = wanted(ctx)
+    return [c for c in ctx.candidates if c.name in names and not c.asked]
 
 
-def allowed(ctx: FailoverContext) -> list[Candidate]:
-    """The transports that the operator's word leaves, in the order of the chain."""
-    if ctx.pinned is not None:
-        return [c for c in ctx.candidates if c.name == ctx.pinned]
-    if not ctx.config.auto_failover and ctx.last_active is not None:
-        return [c for c in ctx.candidates if c.name == ctx.last_active]
-    return list(ctx.candidates)
-
-
-def usable(ctx: FailoverContext) -> list[Candidate]:
-    """The transports that messages may go over: proven, admitted, reaching the server that knows us, allowed."""
-    return [
-        c
-        for c in allowed(ctx)
-        if c.up and c.admitted and (not c.server or ctx.server is None or c.server == ctx.server)
-    ]
-
-
-def next_upgrade(ctx: FailoverContext, now: float) -> tuple[Candidate, bool] | None:
-    """The transport that should take over from the active one, if it may now."""
-    active = ctx.of(ctx.active)
-    if active is None or not ctx.config.auto_upgrade or now < ctx.since + ctx.config.min_stay:
-        return None
-    if ctx.pinned is not None or not ctx.config.auto_failover:
-        return None
-    chain = tuple(c.name for c in ctx.candidates)
-    return better_than(active, usable(ctx), chain=chain, lead=ctx.config.lead, now=now)
-
-
-def server_down(ctx: FailoverContext) -> bool:
-    """Nothing is up and every transport was refused: it is the server, not one path."""
-    return all(not c.up and c.failure is not None and c.failure.refused for c in allowed(ctx))
+def to_hang_up(ctx: FailoverContext) -> list[Candidate]:
+    """Those that are kept for nothing: no standbys are wanted, and no call is on them any more."""
+    if ctx.config.standby:
+        return []
+    names = wanted(ctx)
+    return [c for c in ctx.candidates if c.asked and c.name not in names and c.drain_by is None]

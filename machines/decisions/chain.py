@@ -14,11 +14,14 @@ __all__ = ["Candidate", "better_than", "first_in_chain", "highest"]
 class Candidate:
     """One transport as the manager sees it. Times in seconds of the adapter's clock.
 
+    ``asked``: it was told to dial and not to hang up since: its own lifecycle keeps trying.
     ``retry_at``: when it is dialled next, or was dialled last; None if nobody will.
     ``admit_at``: when its open breaker admits again; None if it admits, or an operator holds it.
+    ``drain_by``: no standbys are wanted, it is not active any more, and it is hung up then at the latest.
     """
 
     name: str
+    asked: bool = False
     up: bool = False
     server: str = ""
     admitted: bool = True
@@ -26,7 +29,8 @@ class Candidate:
     score: float = 1.0
     retry_at: float | None = None
     failure: Failure | None = None
-    down_since: float | None = None
+    failed_at: float | None = None
+    drain_by: float | None = None
     losses: int = 0  #: while it was active, in a row
     lost_at: float | None = None
     ejected_until: float | None = None
@@ -52,15 +56,19 @@ def highest(candidates: Iterable[Candidate], *, lead: float) -> Candidate | None
 
 
 def better_than(
-    active: Candidate, candidates: Iterable[Candidate], *, chain: tuple[str, ...], lead: float, now: float
+    active: Candidate, candidates: Iterable[Candidate], *, lead: float, now: float
 ) -> tuple[Candidate, bool] | None:
-    """Who should take over from a healthy active transport, and whether it is for its score (else for its place)."""
-    for candidate in candidates:
-        if candidate.name == active.name or candidate.ejected(now):
-            continue
-        difference = candidate.score - active.score
-        if difference >= lead:
-            return candidate, True
-        if difference > -lead and chain.index(candidate.name) < chain.index(active.name):
-            return candidate, False
-    return None
+    """Who should take over from a healthy active transport, and whether it is for its score (else for its place).
+
+    The target is one and the same whoever is active. Pairwise comparison would go in circles: with 0.80, 0.85 and
+    0.90 each one is "better" than another, because a lead that is too small leaves the choice to the chain.
+    """
+    ordered = [c for c in candidates if c.name == active.name or not c.ejected(now)]
+    best = highest(ordered, lead=lead)
+    if best is None or best.name == active.name:
+        return None
+    difference = best.score - active.score
+    if difference >= lead:
+        return best, True
+    earlier = next(c.name for c in ordered if c.name in (best.name, active.name)) == best.name
+    return (best, False) if earlier and difference > -lead else None

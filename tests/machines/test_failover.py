@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from devpipe.machines.charts.base import IllegalTransition
 from devpipe.machines.config import FailoverConfig
 from devpipe.machines.effects import Activate, Dial, HangUp, HoldDials, Retire
-from devpipe.machines.errors import FailureKind
+from devpipe.machines.errors import ConfigurationError, FailureKind
 from devpipe.machines.events import (
     Event,
     Exhausted,
@@ -255,6 +257,21 @@ def test_auto_upgrade_can_be_switched_off() -> None:
     assert failover.active == "websocket"
 
 
+def test_a_pinned_pipe_and_one_without_auto_failover_never_move_to_a_better_one() -> None:
+    for failover in (feed(active(), Pin(transport="websocket")), active(auto_failover=False)):
+        feed(failover, scored("websocket", 0.1), now=60.0)
+        failover.handle_deadline(now=61.0)
+        assert failover.active == "websocket"
+
+
+def test_a_chart_that_does_not_come_to_rest_is_a_bug_that_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    from devpipe.machines import failover as shell
+
+    monkeypatch.setattr(shell, "MAX_LOOKS", 1)
+    with pytest.raises(AssertionError, match="rest"):
+        feed(make(), Open())
+
+
 def test_a_pipe_without_auto_failover_waits_for_its_own_transport() -> None:
     failover = active(auto_failover=False)
     feed(failover, down("websocket"), now=10.0)
@@ -335,11 +352,27 @@ def test_a_server_that_is_down_holds_all_dials_by_one_growing_backoff_until_the_
     feed(failover, down("websocket", REFUSED), down("http", REFUSED), down("folder", REFUSED))
     assert failover.server_down
     assert failover.drain_effects() == [HoldDials(until=0.5)]
-    assert failover.next_deadline() == 0.5
-    failover.handle_deadline(now=0.5, jitter=0.5)
+    feed(failover, down("http", REFUSED), now=0.4)
+    assert failover.drain_effects() == [], "one backoff at a time"
+    feed(failover, down("http", REFUSED), now=0.5)
     assert failover.drain_effects() == [HoldDials(until=0.5 + 0.75)]
     feed(failover, up("http"), now=1.0)
     assert failover.drain_effects()[0] == HoldDials(until=None)
+
+
+def test_the_end_of_a_hold_starts_no_new_one_before_a_dial_was_refused_again() -> None:
+    failover = feed(make(), Open(), *(down(name, REFUSED) for name in NAMES))
+    clear(failover)
+    assert failover.next_deadline() is None
+    failover.handle_deadline(now=0.5)
+    feed(failover, scored("http", 0.5), now=0.5)
+    assert failover.drain_effects() == [], "or the dials that were held would be held for ever"
+
+
+def test_the_server_is_not_down_while_another_transport_that_may_not_be_used_is_up() -> None:
+    failover = feed(active(), down("http", REFUSED), Pin(transport="http"))
+    assert failover.state is FailoverState.EXHAUSTED and not failover.server_down
+    assert not any(isinstance(effect, HoldDials) for effect in failover.drain_effects())
 
 
 def test_one_path_that_is_not_refused_means_that_the_server_is_not_down() -> None:
@@ -366,13 +399,190 @@ def test_a_server_without_an_identity_is_nobody_in_particular() -> None:
     assert failover.usable() == ["websocket", "http"]
 
 
-def test_a_retired_transport_is_hung_up_only_where_no_standby_is_wanted() -> None:
-    failover = active(standby=False)
-    feed(failover, Drained(transport="http"))
-    assert failover.drain_effects() == [HangUp(transport="http")]
-    feed(failover, Drained(transport="websocket"))
-    assert failover.drain_effects() == []
-    feed(active(), Drained(transport="http"))
+def test_without_standbys_only_the_active_one_and_those_before_it_are_kept() -> None:
+    failover = feed(make(standby=False), Open())
+    clear(failover)
+    feed(failover, down("websocket"), now=1.0)
+    assert failover.drain_effects() == [Dial(transport="http")], "the next one when the one before has failed"
+    feed(failover, up("http"), now=1.1)
+    failover.handle_deadline(now=1.25)
+    assert failover.active == "http"
+    assert failover.drain_effects() == [Activate(transport="http")], "the better one is still being dialled"
+    feed(failover, up("folder"), now=2.0)
+    assert failover.drain_effects() == [HangUp(transport="folder")]
+
+
+def test_without_standbys_a_loss_asks_everybody_and_the_rest_is_hung_up_again() -> None:
+    failover = feed(make(standby=False), Open(), up("websocket"))
+    clear(failover)
+    feed(failover, down("websocket"), now=10.0)
+    assert failover.drain_effects() == [
+        Dial(transport="websocket", immediately=True),
+        Dial(transport="http", immediately=True),
+        Dial(transport="folder", immediately=True),
+    ]
+    feed(failover, up("http"), now=10.1)
+    assert failover.drain_effects() == [Activate(transport="http"), HangUp(transport="folder")]
+
+
+def test_without_standbys_the_old_one_is_hung_up_when_its_calls_have_ended_or_took_too_long() -> None:
+    for end in ("drained", "too long", "lost", "back"):
+        failover = feed(make(standby=False), Open(), up("websocket"), down("websocket"), up("http"), now=10.0)
+        feed(failover, up("websocket"), now=20.0)
+        assert failover.active == "websocket"
+        assert failover.drain_effects()[-1] == Retire(transport="http")
+        match end:
+            case "drained":
+                feed(failover, Drained(transport="http"), now=21.0)
+            case "lost":
+                feed(failover, down("http"), now=21.0)
+            case "back":
+                feed(failover, down("websocket", retry_at=None), now=21.0)
+                assert failover.active == "http"
+                feed(failover, Drained(transport="http"), now=22.0)
+                assert HangUp(transport="http") not in failover.drain_effects()
+                continue
+            case _:
+                assert failover.next_deadline() == 25.0, "the end of the stay"
+                failover.handle_deadline(now=25.0)
+                assert failover.next_deadline() == 50.0
+                failover.handle_deadline(now=49.0)
+                assert failover.drain_effects() == []
+                failover.handle_deadline(now=50.0)
+        assert failover.drain_effects() == [HangUp(transport="http")]
+        assert failover.next_deadline() in (None, 25.0)
+
+
+def test_without_standbys_and_upgrades_nothing_but_the_active_one_is_kept() -> None:
+    failover = feed(make(standby=False, auto_upgrade=False), Open(), down("websocket"), up("http"))
+    failover.handle_deadline(now=0.15)
+    assert failover.active == "http" and failover.drain_effects()[-1] == HangUp(transport="websocket")
+
+
+def test_with_standbys_nothing_is_hung_up() -> None:
+    failover = feed(active(), scored("websocket", 0.1), now=10.0)
+    clear(failover)
+    feed(failover, Drained(transport="websocket"), Pin(transport="folder"), now=11.0)
+    assert not any(isinstance(effect, HangUp) for effect in failover.drain_effects())
+
+
+def test_one_that_has_failed_for_good_is_dialled_again_only_at_the_operators_word() -> None:
+    failover = feed(active(), down("folder", retry_at=None))
+    clear(failover)
+    feed(failover, down("websocket"), now=10.0)
+    assert Dial(transport="folder", immediately=True) not in failover.drain_effects()
+    feed(failover, Pin(transport="folder"), now=11.0)
+    assert failover.drain_effects() == [Dial(transport="folder", immediately=True)]
+    assert failover.will_try_before(12.0)
+
+
+def test_a_choice_that_is_freed_dials_those_that_nobody_dialled() -> None:
+    failover = feed(make(), Pin(transport="folder"), Open())
+    assert failover.drain_effects() == [Dial(transport="folder", immediately=True)]
+    feed(failover, up("folder"))
+    assert failover.active == "folder"
+    clear(failover)
+    feed(failover, Pin(transport=None))
+    assert failover.drain_effects() == [Dial(transport="websocket"), Dial(transport="http")]
+    exhausted = feed(make(), Pin(transport="folder"), Open(), down("folder", retry_at=None))
+    assert exhausted.state is FailoverState.EXHAUSTED and not exhausted.will_try_before(1e9)
+    clear(exhausted)
+    feed(exhausted, Pin(transport=None))
+    assert exhausted.drain_effects() == [Dial(transport="websocket"), Dial(transport="http")]
+
+
+def test_a_pin_that_hurries_a_waiting_transport_leaves_its_facts_alone() -> None:
+    failover = feed(active(), down("http", retry_at=9.0), now=1.0)
+    clear(failover)
+    feed(failover, Pin(transport="http"), now=2.0)
+    assert Dial(transport="http", immediately=True) in failover.drain_effects()
+    assert failover.candidates[1].retry_at == 9.0 and failover.state is FailoverState.EXHAUSTED
+
+
+def test_a_pin_is_refused_if_unknown_and_changes_nothing_once_the_pipe_is_left() -> None:
+    failover = active()
+    before = failover.snapshot()
+    with pytest.raises(ConfigurationError, match="websocket, http, folder"):
+        feed(failover, Pin(transport="pigeon"))
+    assert failover.snapshot() == before
+    feed(failover, Close())
+    clear(failover)
+    feed(failover, Pin(transport="http"))
+    assert failover.drain_effects() == [] and failover.pinned is None
+
+
+def test_a_pin_moves_without_a_failure_and_lets_the_old_one_end_what_it_carries() -> None:
+    failover = feed(active(), Pin(transport="folder"), now=1.0)
+    assert failover.drain_effects() == [Activate(transport="folder"), Retire(transport="websocket")]
+    assert kinds(failover) == [TransportSwitched]
+    feed(failover, down("http"), Pin(transport="http"), now=2.0)
+    assert failover.active is None
+    feed(failover, up("http"), now=3.0)
+    assert failover.active == "http"
+    assert kinds(failover) == [Exhausted, TransportSwitched], "nothing was lost, so nothing recovers"
+
+
+def test_a_pin_to_a_transport_that_reaches_another_server_is_obeyed_with_a_new_session() -> None:
+    failover = feed(make(), Open(), up("websocket", "S"), up("http", "T"))
+    clear(failover)
+    feed(failover, Pin(transport="http"))
+    assert failover.active == "http" and failover.server == "T"
+    assert kinds(failover) == [ServerChanged, TransportSwitched]
+
+
+def test_the_active_ones_new_server_is_ours_whatever_others_reach() -> None:
+    failover = feed(make(), Open(), down("websocket"), up("http", "S"))
+    failover.handle_deadline(now=1.0)
+    feed(failover, up("websocket", "T"), now=2.0)
+    assert failover.active == "http" and failover.elsewhere("websocket")
+    clear(failover)
+    feed(failover, up("http", "U"), now=3.0)
+    assert failover.active == "http" and failover.server == "U" and kinds(failover) == [ServerChanged]
+
+
+def test_an_active_one_that_moves_to_another_server_is_left_while_ours_is_reached() -> None:
+    failover = active()
+    feed(failover, up("websocket", "T"), now=10.0)
+    assert failover.active == "http"
+    failed = failover.drain_events()[0]
+    assert isinstance(failed, TransportFailed) and "another server" in failed.failure.reason
+
+
+def test_nothing_usable_is_exhausted_even_if_one_stands_at_another_server() -> None:
+    failover = feed(make(), Open(), up("websocket", "S"), up("http", "T"), down("folder", retry_at=9.0))
+    clear(failover)
+    feed(failover, scored("websocket", 1.0, admitted=False, retry_at=5.0), now=1.0)
+    assert failover.state is FailoverState.EXHAUSTED
+    assert failover.drain_events()[-1] == Exhausted(retry_at=5.0)
+    assert not failover.will_try_before(4.0) and failover.will_try_before(5.0)
+
+
+def test_the_first_one_after_nothing_is_the_initial_one() -> None:
+    failover = feed(make(), Open(), *(down(name) for name in NAMES))
+    clear(failover)
+    feed(failover, up("folder"), now=3.0)
+    assert failover.drain_events() == [
+        TransportSwitched(from_=None, to="folder", reason=SwitchReason.INITIAL)
+    ]
+
+
+def test_select_does_not_go_back_to_one_that_was_lost_lately_and_may_stay_with_it() -> None:
+    failover = feed(active(), down("websocket"), up("websocket"), Select(), now=10.0)
+    assert failover.active == "http"
+    failover = feed(make(), Open(), up("websocket"), down("websocket"), up("websocket"), up("http"), now=10.0)
+    feed(failover, Select(), now=11.0)
+    assert failover.active == "websocket", "the only one came back: there is no reason to leave it again"
+
+
+def test_three_scores_that_each_lead_the_next_by_too_little_do_not_go_round() -> None:
+    failover = active()
+    feed(failover, scored("websocket", 0.8), scored("http", 0.86), scored("folder", 0.92))
+    moves = []
+    for step in range(1, 20):
+        failover.handle_deadline(now=step * 5.0)
+        feed(failover, scored("http", 0.86), now=step * 5.0)
+        moves.append(failover.active)
+    assert moves == ["folder"] * 19
 
 
 def test_it_knows_whether_somebody_will_try_before_a_deadline() -> None:
@@ -389,14 +599,12 @@ def test_it_knows_whether_somebody_will_try_before_a_deadline() -> None:
 
 def test_an_upgrade_is_rolled_back_when_it_is_not_better_any_more() -> None:
     # inside one look the candidate is proven, so the state shows only between looks of a chart driven by hand
-    from dataclasses import replace
-
     from devpipe.machines import failover as shell
     from devpipe.machines.charts.base import Cell
     from devpipe.machines.charts.failover import FailoverContext, FailoverEvent
     from devpipe.machines.decisions.chain import Candidate
 
-    up_ = {"up": True, "server": "S"}
+    up_ = {"up": True, "asked": True, "server": "S"}
     context = FailoverContext(
         config=FailoverConfig(),
         candidates=(Candidate(name="websocket", **up_), Candidate(name="http", **up_)),  # type: ignore[arg-type]
@@ -406,7 +614,7 @@ def test_an_upgrade_is_rolled_back_when_it_is_not_better_any_more() -> None:
     )
     ev = FailoverEvent(now=10.0)
 
-    def upgrading() -> tuple[Cell[FailoverContext], object]:
+    def upgrading() -> tuple[Cell[FailoverContext], Any]:
         cell = Cell(context, state="active")
         chart = shell.FailoverChart(cell)
         chart.step("look", ev)
@@ -414,28 +622,18 @@ def test_an_upgrade_is_rolled_back_when_it_is_not_better_any_more() -> None:
         return cell, chart
 
     cell, chart = upgrading()
-    ejected = replace(context.candidates[0], up=False)
-    cell.ctx = replace(cell.ctx, candidates=(ejected, context.candidates[1]))
-    chart.step("look", ev)  # type: ignore[attr-defined]
+    cell.ctx = cell.ctx.changed("websocket", up=False)
+    chart.step("look", ev)
     assert cell.leaf == "active" and cell.ctx.active == "http" and cell.ctx.upgrade_to is None
     cell, chart = upgrading()
-    cell.ctx = replace(cell.ctx, candidates=(context.candidates[0], replace(context.candidates[1], up=False)))
-    chart.step("look", ev)  # type: ignore[attr-defined]
+    cell.ctx = cell.ctx.changed("http", up=False, failure=RESET)
+    chart.step("look", ev)
     assert cell.leaf == "failing_over"
     cell, chart = upgrading()
-    cell.ctx = replace(cell.ctx, upgrade_to="nobody")
-    chart.step("look", ev)  # type: ignore[attr-defined]
-    assert cell.leaf == "upgrading"
-    behind = replace(context.candidates[0], score=0.5)
-    cell.ctx = replace(cell.ctx, candidates=(behind, context.candidates[1]))
-    chart.step("select", ev)  # type: ignore[attr-defined]
+    chart.step("select", ev)
     assert cell.leaf == "upgrading" and cell.ctx.active == "http"
-    lead = replace(context.candidates[1], score=0.2)
-    cell.ctx = replace(cell.ctx, candidates=(context.candidates[0], lead))
-    chart.step("select", ev)  # type: ignore[attr-defined]
-    assert cell.leaf == "active" and cell.ctx.active == "websocket"
     cell, chart = upgrading()
-    chart.step("close", ev)  # type: ignore[attr-defined]
+    chart.step("close", ev)
     assert cell.leaf == "closing"
 
 
