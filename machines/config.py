@@ -183,6 +183,7 @@ class WebSocketConfig:
     max_message_bytes: int = 1 * MIB
     max_queue_bytes: int = 16 * MIB  #: bytes that wait to be written; more is refused with QueueFull
     fragment_bytes: int = 64 * KIB  #: larger messages go in pieces of this size, so that pings pass between
+    fast_path: bool = True  #: False leaves every frame to wsproto and every byte to anyio
     cost: float = 0.1
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-EXAMPLES = int(os.environ.get("DEVPIPE_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("DEVPIPE_EXAMPLES", "1000"))
 settings.register_profile(
     "ci",
     derandomize=True,

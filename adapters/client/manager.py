@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 
 from devpipe.adapters.alarm import Alarm
 from devpipe.adapters.client.monitor import Monitor
+from devpipe.adapters.client.pushes import Pushes
 from devpipe.adapters.client.subscriptions import Subscriptions
 from devpipe.adapters.client.traffic import Traffic
 from devpipe.adapters.listeners import Listeners
@@ -30,7 +31,6 @@ from devpipe.machines.events import (
     Disconnected,
     Event,
     Exhausted,
-    GapSeen,
     HealthUpdated,
     ResumedFromSleep,
     ServerChanged,
@@ -50,11 +50,9 @@ from devpipe.machines.inputs import (
     Standing,
     TransportUp,
 )
-from devpipe.machines.message import Gap
 from devpipe.machines.protocols.calls import Call, Calls
-from devpipe.machines.protocols.cursor import PushCursor, Verdict
-from devpipe.machines.protocols.envelope import Envelope, to_message
-from devpipe.machines.protocols.session import ClientSession, HelloAnswer, read_attached
+from devpipe.machines.protocols.envelope import Envelope
+from devpipe.machines.protocols.session import ClientSession, HelloAnswer
 from devpipe.machines.wiring import FAILOVER, LIFECYCLE
 
 __all__ = ["EVENTS", "Manager"]
@@ -107,9 +105,9 @@ class Manager:
         self.dice = dice
         self.prefix = prefix
         self.session = ClientSession(dice.token(SESSION_CHARS))
-        self.cursor = PushCursor()
         self.subscriptions = Subscriptions(limit=config.push_queue_size)
         self.listeners = Listeners(EVENTS, logger=log)
+        self.pushes = Pushes(session=self.session, subscriptions=self.subscriptions, listeners=self.listeners)
         self.traffic = Traffic(config=config, routes=self, session=self.session, clock=clock, dice=dice)
         self.transports: dict[str, Transport] = {t.type: t for t in make_transports(self)}
         chain = [name for name in config.failover.fallback_chain if name in self.transports]
@@ -124,8 +122,6 @@ class Manager:
         self._controls = 0
         self._retiring: set[str] = set()
         self._blames: list[tuple[float, Transport]] = []
-        self._attached_to: str | None = None
-        self._attached_at_gap = False
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -246,7 +242,7 @@ class Manager:
 
     def _activate(self, transport: Transport) -> None:
         self._active = transport
-        self._attach()
+        self.pushes.attach(self._active)
         self.traffic.flush()
         self.changed()
 
@@ -309,8 +305,7 @@ class Manager:
             ):
                 if self.to_blame(transport):
                     transport.blame(now=now)
-            if self._attached_to == transport.type:
-                self._attached_to = None
+            self.pushes.detach(transport)
         if isinstance(event, (BreakerChanged, Connected)):
             self._standings(now=now)  # the choice that follows is made with what is true now
         for wire in LIFECYCLE:
@@ -330,7 +325,7 @@ class Manager:
             return False
         known = self.session.answered(answer)
         if known and answer.push is not None:
-            self.cursor.begin(answer.push)
+            self.pushes.begin(answer.push)
         if known and transport.connected:  # it may reach another process than when it was proven
             self.post(TransportUp(transport=transport.type, server=answer.server))
         return known
@@ -338,7 +333,7 @@ class Manager:
     def became_ready(self, transport: Transport) -> None:
         """The server knows our session on this transport: calls may go over it."""
         if transport is self._active:
-            self._attach()
+            self.pushes.attach(self._active)
         self.traffic.flush()
         self.changed()
 
@@ -351,54 +346,15 @@ class Manager:
         log.warning("a new session begins: %s", reason)
         self.traffic.abandon_session(reason)
         self.session.renew(self.dice.token(SESSION_CHARS))
-        self._attached_to = None
-        gap = self.cursor.lost(reason)
-        if gap is not None:
-            self._tell_gap(gap)
+        self.pushes.session_lost(reason)
         for transport in self.transports.values():
             transport.renew()
 
-    # --- pushes ---------------------------------------------------------------------------------------------------
-
-    def _attach(self) -> None:
-        """The pushes of this session come over the active transport from now on."""
-        transport = self._active
-        if transport is None or not transport.ready or transport.terms.session is None:
-            return
-        if transport.capabilities.supports_bidirectional:
-            self._attached_to = transport.type
-            transport.attach(self.cursor.attach())
-
     def attached(self, transport: Transport, envelope: Envelope) -> None:
-        if envelope.success is False or transport.type != self._attached_to:
-            return
-        try:
-            answer = read_attached(envelope, transport=transport.type)
-        except TransportError as error:  # the next switch attaches again
-            log.warning("%s", error)
-            return
-        gap = self.cursor.attached(
-            epoch=answer.epoch, gap=answer.gap, reason="the server has no more of them"
-        )
-        if gap is not None:
-            self._tell_gap(gap)
+        self.pushes.attached(transport, envelope)
 
     def pushed(self, envelope: Envelope, transport: Transport) -> None:
-        message = to_message(envelope, session=self.session.id, transport=transport.type)
-        if message.position is not None:
-            verdict = self.cursor.receive(message.position)
-            if verdict is Verdict.DROP:
-                return
-            if verdict is Verdict.MISSING:
-                self._attach()
-                return
-        self.subscriptions.put(message)
-        self.listeners.tell(message, "message")
-        transport.listeners.tell(message, "message")
-
-    def _tell_gap(self, gap: Gap) -> None:
-        self.subscriptions.put(gap)
-        self.listeners.tell(GapSeen(reason=gap.reason))
+        self.pushes.pushed(envelope, transport, self._active)
 
     # --- time -------------------------------------------------------------------------------------------------------
 

@@ -258,7 +258,7 @@ class Pipe:
             "in_flight": len(traffic.calls),
             "waiting": traffic.waiting,
             "unknown_replies": traffic.calls.unknown_replies,
-            "pushes_dropped": manager.cursor.dropped,
+            "pushes_dropped": manager.pushes.cursor.dropped,
             "transports": {
                 name: transport.metrics.as_dict(
                     f"{name}_send", queued=transport.queued, in_flight=transport.in_flight

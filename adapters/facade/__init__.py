@@ -13,7 +13,8 @@ from devpipe.adapters.client.subscriptions import Subscription
 from devpipe.adapters.environment import supports_filesystem, supports_websockets
 from devpipe.adapters.guard import Breaker
 from devpipe.adapters.server.server import Server
-from devpipe.adapters.transports.base import HealthCheckResult, HealthReport, Transport, TransportType
+from devpipe.adapters.transports.base import Transport
+from devpipe.adapters.transports.face import HealthCheckResult, HealthReport, TransportType
 from devpipe.machines.breaker import BreakerState, CircuitBreaker
 from devpipe.machines.config import (
     BreakerConfig,

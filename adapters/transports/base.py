@@ -8,12 +8,8 @@ never repeats a message.
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -22,11 +18,12 @@ from devpipe.adapters.driver import Driver
 from devpipe.adapters.listeners import Listener, Listeners
 from devpipe.adapters.metrics import TransportMetrics
 from devpipe.adapters.ports.clock import Clock, Dice
+from devpipe.adapters.transports.face import HealthCheckResult, HealthReport, environment
 from devpipe.adapters.transports.host import Host
 from devpipe.adapters.transports.link import Capabilities, Link, LinkHost, Terms
+from devpipe.adapters.transports.owner import Owner
 from devpipe.machines.breaker import BreakerState, CircuitBreaker
 from devpipe.machines.config import BreakerConfig, LifecycleConfig
-from devpipe.machines.decisions.health import HealthStatus
 from devpipe.machines.errors import CircuitOpen, FailureKind, MessageTooLarge, TransportError
 from devpipe.machines.events import (
     Connected,
@@ -50,101 +47,15 @@ from devpipe.machines.inputs import (
 )
 from devpipe.machines.lifecycle import Lifecycle, LifecycleState
 from devpipe.machines.message import Priority
-from devpipe.machines.protocols.calls import Call, Calls
-from devpipe.machines.protocols.envelope import Envelope, encode_payload, encode_request
-from devpipe.machines.protocols.session import ClientSession, HelloAnswer
+from devpipe.machines.protocols.calls import Call
+from devpipe.machines.protocols.envelope import encode_payload, encode_request
 
-__all__ = ["HealthCheckResult", "HealthReport", "Owner", "Transport", "TransportType"]
+__all__ = ["Transport"]
 
 #: The names of a transport's events, for ``on``.
 EVENTS = frozenset({"connected", "disconnected", "message", "error", "health_check", "reconnecting"})
 #: A health check takes at most this long (seconds).
 HEALTH_CHECK = 5.0
-
-
-class TransportType(str, Enum):
-    """The transports that come with devpipe. Others have names of their own: a type is just a string."""
-
-    MEMORY = "memory"
-    WEBSOCKET = "websocket"
-    HTTP = "http"
-    FOLDER = "folder"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthCheckResult:
-    """How one probe went. ``latency`` in seconds, ``timestamp`` in seconds since 1970."""
-
-    success: bool
-    latency: float
-    timestamp: float
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthReport:
-    """The health of a transport now; times in seconds, ``error_rate`` over the breaker's window."""
-
-    status: HealthStatus
-    last_check: float | None
-    latency: float
-    error_rate: float
-    consecutive_failures: int
-    uptime: float
-
-
-class Owner(Protocol):
-    """Who owns the calls that a transport carries. Nothing here blocks."""
-
-    @property
-    def calls(self) -> Calls:
-        """Every call that is open, whatever transport it is on."""
-        ...
-
-    @property
-    def session(self) -> ClientSession:
-        """Who we are to the server."""
-        ...
-
-    def control_id(self) -> str:
-        """An id for a message that is no call (hello, ping, attach, cancel)."""
-        ...
-
-    def replied(self, call: Call, envelope: Envelope, transport: Transport) -> None:
-        """The reply to a call that was open; it is out of the table now."""
-        ...
-
-    def returned(self, call: Call, failure: Failure, transport: Transport) -> None:
-        """An attempt came back without a reply. The call is still open, its attempt folded into its outcome."""
-        ...
-
-    def pushed(self, envelope: Envelope, transport: Transport) -> None:
-        """A push, or another message that answers nothing."""
-        ...
-
-    def greeted(self, transport: Transport, answer: HelloAnswer) -> bool:
-        """A server answered hello. True if calls may go to it under our session."""
-        ...
-
-    def became_ready(self, transport: Transport) -> None:
-        """Calls may go over this transport from now on."""
-        ...
-
-    def attached(self, transport: Transport, envelope: Envelope) -> None:
-        """The server's answer to ``attach``."""
-        ...
-
-    def to_blame(self, transport: Transport) -> bool:
-        """True if a failure is this transport's own: when all fail together, it is the server."""
-        ...
-
-    def released(self, call: Call) -> None:
-        """A reply to an earlier attempt ended the call: give the present attempt's place and permit back."""
-        ...
-
-    def happened(self, transport: Transport, event: Event) -> None:
-        """An event of the transport or of its breaker."""
-        ...
 
 
 class Transport:
@@ -556,10 +467,3 @@ class Transport:
 
 
 _UNAVAILABLE = frozenset({LifecycleState.NEW, LifecycleState.FAILED, LifecycleState.DESTROYED})
-
-
-def environment() -> str:
-    """Where this program runs, in the words of ``supported_environments``."""
-    if os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"):
-        return "container"
-    return {"win32": "windows", "darwin": "macos"}.get(sys.platform, "linux")

@@ -13,7 +13,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, TypeAlias
 
 from devpipe.adapters.ports.clock import Clock, Dice
-from devpipe.adapters.transports.base import Owner, Transport
+from devpipe.adapters.transports.base import Transport
+from devpipe.adapters.transports.owner import Owner
 from devpipe.machines.config import PipeConfig
 from devpipe.machines.errors import ConfigurationError
 

@@ -70,6 +70,7 @@ def factory(context: TransportContext) -> Transport | None:
             proxy=context.proxy,
             ssl_context=context.ssl_context,
             now=context.clock.now,
+            fast=config.websocket.fast_path,
         )
 
     make_link()  # what is configured wrong is said now, not at the first connect

@@ -94,9 +94,8 @@ def test_the_chain_decides_unless_one_was_just_lost_or_another_leads() -> None:
     assert highest([Candidate(name="a", score=0.5), Candidate(name="b", score=0.55)], lead=0.1) == Candidate(
         name="a", score=0.5
     )
-    chain = ("a", "b")
-    assert better_than(second, [first, second], chain=chain, lead=0.1, now=1.0) is None
-    assert better_than(second, [first, second], chain=chain, lead=0.1, now=9.0) == (first, False)
+    assert better_than(second, [first, second], lead=0.1, now=1.0) is None
+    assert better_than(second, [first, second], lead=0.1, now=9.0) == (first, False)
 
 
 def test_a_wrong_value_names_its_key_and_what_is_allowed() -> None:

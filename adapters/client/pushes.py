@@ -1,0 +1,87 @@
+"""The pushes of a pipe: over which transport they come, which one is next, and what is told when some are missing."""
+
+from __future__ import annotations
+
+import logging
+
+from devpipe.adapters.client.subscriptions import Subscriptions
+from devpipe.adapters.listeners import Listeners
+from devpipe.adapters.transports.base import Transport
+from devpipe.machines.errors import TransportError
+from devpipe.machines.events import GapSeen
+from devpipe.machines.message import Gap, Position
+from devpipe.machines.protocols.cursor import PushCursor, Verdict
+from devpipe.machines.protocols.envelope import Envelope, to_message
+from devpipe.machines.protocols.session import ClientSession, read_attached
+
+__all__ = ["Pushes"]
+
+log = logging.getLogger("devpipe.pipe")
+
+
+class Pushes:
+    """One session has one push path at a time: the active transport's."""
+
+    def __init__(self, *, session: ClientSession, subscriptions: Subscriptions, listeners: Listeners) -> None:
+        self.cursor = PushCursor()
+        self._session = session
+        self._subscriptions = subscriptions
+        self._listeners = listeners
+        self._path: Transport | None = None
+
+    def begin(self, position: Position) -> None:
+        """The server has told where its push history stands."""
+        self.cursor.begin(position)
+
+    def attach(self, transport: Transport | None) -> None:
+        """They come over this transport from now on, if it can bring any."""
+        if transport is None or not transport.ready or transport.terms.session is None:
+            return
+        if transport.capabilities.supports_bidirectional:
+            self._path = transport
+            transport.attach(self.cursor.attach())
+
+    def detach(self, transport: Transport) -> None:
+        """This transport is lost: the next one that is active attaches."""
+        if self._path is transport:
+            self._path = None
+
+    def attached(self, transport: Transport, envelope: Envelope) -> None:
+        """The server's answer to ``attach``."""
+        if envelope.success is False or transport is not self._path:
+            return
+        try:
+            answer = read_attached(envelope, transport=transport.type)
+        except TransportError as error:  # the next switch attaches again
+            log.warning("%s", error)
+            return
+        gap = self.cursor.attached(
+            epoch=answer.epoch, gap=answer.gap, reason="the server has no more of them"
+        )
+        if gap is not None:
+            self._tell(gap)
+
+    def pushed(self, envelope: Envelope, transport: Transport, active: Transport | None) -> None:
+        """A push has arrived; one that is not the next is dropped, and asked for again if some are missing."""
+        message = to_message(envelope, session=self._session.id, transport=transport.type)
+        if message.position is not None:
+            verdict = self.cursor.receive(message.position)
+            if verdict is Verdict.DROP:
+                return
+            if verdict is Verdict.MISSING:
+                self.attach(active)
+                return
+        self._subscriptions.put(message)
+        self._listeners.tell(message, "message")
+        transport.listeners.tell(message, "message")
+
+    def session_lost(self, reason: str) -> None:
+        """A new session begins: whatever was pushed meanwhile is not known."""
+        self._path = None
+        gap = self.cursor.lost(reason)
+        if gap is not None:
+            self._tell(gap)
+
+    def _tell(self, gap: Gap) -> None:
+        self._subscriptions.put(gap)
+        self._listeners.tell(GapSeen(reason=gap.reason))
