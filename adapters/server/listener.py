@@ -116,6 +116,10 @@ async def _listen_asyncio(
             await TCPServer(app, loop, config, context, {}, reader, writer)
         except Exception as error:  # one connection must never end another, nor reach the loop's own handler
             _failed(error)
+        finally:
+            # what could not be written by now never will be; the loop may end right after this task
+            writer.transport.abort()
+            await asyncio.sleep(0)
 
     def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # a task of ours: asyncio's own complains about one that was cancelled
