@@ -26,6 +26,7 @@ class _Weather:
 
     refuse: bool = False
     hang: bool = False
+    silent: bool = False
     web_sockets: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
     calm: anyio.Event = field(default_factory=anyio.Event)
 
@@ -58,8 +59,11 @@ def _obey(line: str, weather: _Weather) -> None:
         case "hang":
             weather.hang = True
             weather.calm = anyio.Event()
+        case "silence":
+            weather.silent = True
+            weather.calm = anyio.Event()
         case "heal":
-            weather.refuse = weather.hang = False
+            weather.refuse = weather.hang = weather.silent = False
             weather.calm.set()
         case _:
             print(f"unknown: {line}", file=sys.stderr, flush=True)
@@ -96,7 +100,7 @@ async def _pump(
     try:
         data = first or await source.receive(READ)
         while True:
-            if weather.hang and not web_socket:
+            if weather.silent if web_socket else weather.hang:
                 await weather.calm.wait()
             await sink.send(data)
             data = await source.receive(READ)

@@ -1,4 +1,5 @@
-"""How long a caller waits when the active WebSocket is reset under its call: loopback, a proxy that cuts.
+"""How long a caller waits when the active WebSocket is reset under its call, and when it falls silent: loopback, a proxy
+that cuts, or keeps the connection open and passes nothing on.
 
 The extra wait is the call's own time less the median of undisturbed calls. The standby (HTTP) is proven already.
 """
@@ -15,6 +16,10 @@ import devpipe
 
 ROUNDS = 60
 LIMIT = 0.100  #: seconds, p99 of the extra wait
+PATIENCE = 30  #: seconds for the transports to come back
+SILENCES = 4
+#: Seconds: 3 without a sign of life, 2 for the answer to a ping, a quarter for the monitor's round, and the failover.
+SILENCE_LIMIT = 3 + 2 + 0.25 + LIMIT
 SETTINGS = {
     "lifecycle.backoff_initial": 0.05,
     "lifecycle.blocked_initial": 0.1,
@@ -23,26 +28,59 @@ SETTINGS = {
     "failover.ejection_initial": 0.05,
     "failover.ejection_max": 0.05,
     "breaker.failure_threshold": 1000,
+    "selection.reliability_weight": 0.0,  # one that is cut all the time would not be chosen again
 }
 
 
-async def main(url: str, proxy: subprocess.Popen[str]) -> int:
-    """Measure, print, and return the exit code."""
+def tell(proxy: subprocess.Popen[str], word: str) -> None:
+    """Change the weather."""
     assert proxy.stdin is not None
+    proxy.stdin.write(f"{word}\n")
+    proxy.stdin.flush()
+
+
+async def calm(pipe: devpipe.Pipe) -> None:
+    """Everything is up again, and messages go over the WebSocket."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while pipe.active != "websocket" or not all(t.ready for t in pipe.transports):
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise SystemExit(f"the transports did not come back:\n{pipe.explain()}") from None
+
+
+async def silence(url: str, proxy: subprocess.Popen[str]) -> int:
+    """The same, for a connection that stays open and brings nothing."""
+    waits: list[float] = []
+    async with devpipe.connect(url, transports=["websocket", "http"], settings=SETTINGS) as pipe:
+        for _ in range(SILENCES):
+            await calm(pipe)
+            tell(proxy, "silence")
+            began = time.perf_counter()
+            await pipe.send("echo", 1, timeout=60)
+            waits.append(time.perf_counter() - began)
+            tell(proxy, "heal")
+    print(
+        f"| Failover by silence, wait of the caller, most of {SILENCES} | {max(waits):.2f} s "
+        f"| median {statistics.median(waits):.2f} s | - | {SILENCE_LIMIT:g} s |"
+    )
+    return 0 if max(waits) <= SILENCE_LIMIT else 1
+
+
+async def resets(url: str, proxy: subprocess.Popen[str]) -> int:
+    """Measure, print, and return the exit code."""
     waits: list[float] = []
     usual: list[float] = []
     async with devpipe.connect(url, transports=["websocket", "http"], settings=SETTINGS) as pipe:
         for _ in range(ROUNDS):
-            while pipe.active != "websocket" or not all(t.ready for t in pipe.transports):
-                await asyncio.sleep(0.01)
+            await calm(pipe)
             for _ in range(5):
                 began = time.perf_counter()
                 await pipe.send("echo", 1, timeout=10)
                 usual.append(time.perf_counter() - began)
             lost = asyncio.Event()
             remove = pipe.on("transport_failed", lambda event, lost=lost: lost.set())
-            proxy.stdin.write("cut\n")
-            proxy.stdin.flush()
+            tell(proxy, "cut")
             slowest = 0.0
             while not lost.is_set():
                 began = time.perf_counter()
@@ -74,7 +112,8 @@ if __name__ == "__main__":
     )
     assert proxy.stdout is not None
     try:
-        code = asyncio.run(main(f"http://127.0.0.1:{int(proxy.stdout.readline())}", proxy))
+        url = f"http://127.0.0.1:{int(proxy.stdout.readline())}"
+        code = asyncio.run(resets(url, proxy)) | asyncio.run(silence(url, proxy))
     finally:
         for process in (proxy, server):
             process.terminate()
