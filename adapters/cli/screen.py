@@ -143,15 +143,16 @@ class Screen:
 
 def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """The summary as (name, value), for people."""
-    errors = summary["errors"]
+    errors = [f"{n} x {what}" for what, n in summary["errors"].items()] or ["none"]
     return [
         ("sent", str(summary["sent"])),
         ("answered", str(summary["answered"])),
-        ("ended with an error", ", ".join(f"{n} x {what}" for what, n in errors.items()) or "none"),
+        ("ended with an error", errors[0]),
+        *(("", error) for error in errors[1:]),
         ("ended exactly once", f"{summary['ended_exactly_once']} of {summary['sent']}"),
         ("executed, by the server's log", str(summary["executed"])),
         ("executed twice by one server", str(summary["executed_twice_by_one_server"])),
         ("switches of the transport", str(summary["switches"])),
         ("answers by transport", ", ".join(f"{n} {name}" for name, n in summary["by_transport"].items())),
-        ("sent again on another transport", str(summary["resent"])),
+        ("sent again, under the same id", str(summary["resent"])),
     ]

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from devpipe.adapters.client.verdicts import reply_error, too_large, transport_error
 from devpipe.adapters.ports.clock import Clock, Dice
 from devpipe.adapters.transports.base import Transport
 from devpipe.machines.config import PipeConfig
@@ -22,17 +23,15 @@ from devpipe.machines.errors import (
     DeadlineExceeded,
     DevPipeError,
     FailureKind,
-    HandlerError,
     MessageTooLarge,
     Outcome,
     PipeClosed,
     QueueFull,
-    RequestRefused,
     TransportError,
 )
 from devpipe.machines.inputs import Failure
 from devpipe.machines.protocols.calls import SWEEP, Call, Calls
-from devpipe.machines.protocols.envelope import Envelope, ErrorBody, to_message
+from devpipe.machines.protocols.envelope import NOT_NOW, Envelope, ErrorBody, to_message
 from devpipe.machines.protocols.session import ClientSession
 
 __all__ = ["Routes", "Traffic"]
@@ -41,8 +40,6 @@ log = logging.getLogger("devpipe.pipe")
 
 #: Room for the fields around a payload, for a first look at whether it fits (the exact size is checked later).
 ENVELOPE_ROOM = 512
-#: Refusals that say nothing about earlier attempts of the same message.
-_FRESH_REFUSALS = frozenset({"busy", "closing", "unauthorized", "expired", "too_large", "bad_message"})
 
 
 class Routes(Protocol):
@@ -142,11 +139,11 @@ class Traffic:
         """The reply has come; the call is out of the table."""
         if self._parked:
             self._parked.pop(call.id, None)
-        self.answered += 1
         waiter = call.owner
         if waiter.done():  # cancelled in the same turn of the loop: the reply is dropped
             return
         if envelope.success is not False:
+            self.answered += 1
             waiter.set_result(to_message(envelope, session=self.session.id, transport=transport.type))
             return
         error = envelope.error
@@ -155,8 +152,11 @@ class Traffic:
         )
         if body.code == "session_unknown":
             self._session_unknown(call, transport)
-            return
-        waiter.set_exception(_reply_error(call, body, transport))
+        elif body.code in NOT_NOW and body.outcome == Outcome.REJECTED.value and self._may_go_again(call):
+            self._not_now(call, body, transport)
+        else:
+            self.answered += 1
+            waiter.set_exception(reply_error(call, body))
 
     # --- ways ---------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Traffic:
         routes = self._routes
         fitting = [t for t in routes.transports.values() if self._fits(call, t)]
         if not fitting:
-            raise self._too_large(call)
+            raise too_large(call, routes.transports)
         usable = [t for t in routes.usable() if t in fitting]
         active = routes.active
         if active in usable:
@@ -193,7 +193,7 @@ class Traffic:
                 continue  # the next one; if none takes it, it waits for what the manager decides
             except MessageTooLarge as error:
                 if len(fitting) == 1:
-                    raise self._too_large(call) from error
+                    raise too_large(call, routes.transports) from error
         self._park(call)
 
     def _park(self, call: Call) -> None:
@@ -209,27 +209,6 @@ class Traffic:
             limit = self._config.queue_size
             raise QueueFull(f"{limit} messages wait for a transport already", limit=limit, message_id=call.id)
         self._parked[call.id] = call
-
-    def _too_large(self, call: Call) -> DevPipeError:
-        transports = self._routes.transports.values()
-        size = len(call.payload)
-        if call.realtime and not any(t.capabilities.supports_realtime for t in transports):
-            return RequestRefused(
-                f"message {call.id} wants realtime, and no configured transport has it",
-                code="no_realtime",
-                outcome=call.known,
-                message_id=call.id,
-            )
-        best = max(transports, key=lambda t: t.max_message_bytes)
-        return MessageTooLarge(
-            f"message {call.id} has {size} bytes; the most that a configured transport takes is "
-            f"{best.max_message_bytes} bytes ({best.type})",
-            size=size,
-            limit=best.max_message_bytes,
-            suggestion=best.type if size <= best.max_message_bytes else None,
-            outcome=call.known if call.attempts else Outcome.NEVER_SENT,
-            message_id=call.id,
-        )
 
     def flush(self) -> None:
         """There is a way again, or another one: send what waits, the urgent first."""
@@ -262,14 +241,35 @@ class Traffic:
         """An attempt has ended without a reply: send the message again if that cannot run it twice."""
         now = self._clock.now()
         if call.outcome is not Outcome.NEVER_SENT and not self.session.remembers:
-            self._fail(call, self._transport_error(call, failure, transport))
+            self._fail(call, transport_error(call, failure, transport))
             return
-        if call.attempts > self._config.retry_attempts + len(self._routes.transports):
-            self._fail(call, self._transport_error(call, failure, transport))
+        if not self._may_go_again(call):
+            self._fail(call, transport_error(call, failure, transport))
             return
         if failure.kind is FailureKind.AUTH and len(self._routes.transports) == 1:
-            self._fail(call, self._transport_error(call, failure, transport))
+            self._fail(call, transport_error(call, failure, transport))
             return
+        self._send_again(call, failure, transport, now=now)
+
+    def _may_go_again(self, call: Call) -> bool:
+        return call.attempts <= self._config.retry_attempts + len(self._routes.transports)
+
+    def _not_now(self, call: Call, body: ErrorBody, transport: Transport) -> None:
+        """The server did not take it, for now: it is as new as before, and goes again when there may be room."""
+        call.handed_over = False
+        call.end_attempt()
+        self.calls.start(call)
+        failure = Failure(
+            kind=FailureKind.UNAVAILABLE,
+            reason=f"{body.code}: {body.message}",
+            retry_after=body.retryAfter,
+        )
+        now = self._clock.now()
+        self.resent += 1
+        self._delay(call, now + self._pause(call, failure))
+
+    def _send_again(self, call: Call, failure: Failure, transport: Transport, *, now: float) -> None:
+        """The first time is free, and goes another way if there is one; further ones wait and use the budget."""
         if call.attempts <= 1:
             self.resent += 1
             if transport.ready and len(self._routes.usable()) <= 1:
@@ -294,17 +294,6 @@ class Traffic:
     def _delay(self, call: Call, until: float) -> None:
         self._delays += 1
         heapq.heappush(self._delayed, (until, self._delays, call))
-
-    def _transport_error(self, call: Call, failure: Failure, transport: Transport) -> TransportError:
-        return TransportError(
-            f"{transport.type}: {failure.reason}",
-            kind=failure.kind,
-            transport=transport.id,
-            retryable=failure.kind is not FailureKind.AUTH,
-            retry_after=failure.retry_after,
-            outcome=call.known,
-            message_id=call.id,
-        )
 
     def _session_unknown(self, call: Call, transport: Transport) -> None:
         """The server has forgotten us: it did not run this message, but an earlier attempt may have run."""
@@ -395,17 +384,3 @@ class Traffic:
     def waiting(self) -> int:
         """Calls that wait for a way."""
         return len(self._parked)
-
-
-def _reply_error(call: Call, body: ErrorBody, transport: Transport) -> DevPipeError:
-    text = f"{body.code}: {body.message}" if body.message else body.code
-    if body.code == "expired":  # the caller's own deadline, seen by the server a moment earlier
-        ran = body.outcome != Outcome.REJECTED.value
-        known = Outcome.EXECUTED if ran else call.outcome.worst(Outcome.REJECTED)
-        return DeadlineExceeded(text, outcome=known, message_id=call.id)
-    if body.outcome == Outcome.REJECTED.value:
-        outcome = call.outcome.worst(Outcome.REJECTED) if body.code in _FRESH_REFUSALS else Outcome.REJECTED
-        if body.code == "forgotten":
-            outcome = Outcome.MAYBE_EXECUTED
-        return RequestRefused(text, code=body.code, details=body.details, outcome=outcome, message_id=call.id)
-    return HandlerError(text, code=body.code, details=body.details, message_id=call.id)

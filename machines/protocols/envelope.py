@@ -35,6 +35,10 @@ _ID_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234
 MAX_TYPE_CHARS = 128
 
 
+#: Codes of refusals that mean "not now": the message is as new as before, and may go again over any transport.
+NOT_NOW = frozenset({"busy", "closing"})
+
+
 class ErrorBody(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The ``error`` of a reply with ``success: false``. ``outcome`` tells a refusal from a failed handler."""
 

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from devpipe.machines.errors import ConfigurationError, FailureKind, TransportError
 from devpipe.machines.inputs import Failure
 from devpipe.machines.protocols.envelope import (
+    NOT_NOW,
     Envelope,
     ErrorBody,
     decode,
@@ -49,8 +50,6 @@ NOT_PASSED = frozenset(
 )
 #: A server's word on when to come back is believed up to this many seconds: nothing sleeps for ever.
 MAX_RETRY_AFTER = 3600.0
-#: Codes of refusals that stand for "not now": the message may go again, over any transport.
-_NOT_NOW = frozenset({"busy", "closing"})
 
 
 # --- addresses ---------------------------------------------------------------------------------------
@@ -188,7 +187,7 @@ def error_of(envelope: Envelope) -> ErrorBody:
 
 
 def _not_now(answer: Answer, error: ErrorBody, *, wall: float) -> Unserved:
-    rejected = error.outcome == "rejected" or error.code in _NOT_NOW or answer.status in NOT_PASSED
+    rejected = error.outcome == "rejected" or error.code in NOT_NOW or answer.status in NOT_PASSED
     retry_after = read_retry_after(answer.retry_after, wall=wall)
     if retry_after is None and error.retryAfter is not None:
         retry_after = min(MAX_RETRY_AFTER, max(0.0, error.retryAfter))

@@ -180,3 +180,30 @@ async def test_a_closed_pipe_says_so_and_ends_who_waits(name: str) -> None:
         with pytest.raises(devpipe.ConfigurationError):
             async with pipe:
                 pass
+
+
+async def test_a_busy_server_is_asked_again_when_there_may_be_room_and_is_no_failure(name: str) -> None:
+    server = devpipe.Server(devpipe.ServerConfig(max_running=4))
+    gate = anyio.Event()
+
+    @server.handler("gate")
+    async def wait(message: devpipe.Message) -> object:
+        await gate.wait()
+        return message.payload
+
+    answers: list[object] = []
+    async with serving(server) as world, open_pipe(world, name) as pipe:
+
+        async def ask(n: int) -> None:
+            answers.append((await pipe.send("gate", n)).payload)
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                for n in range(8):
+                    tasks.start_soon(ask, n)
+                while pipe.metrics()["resent"] < 4:  # each of the others was refused once
+                    await anyio.wait_all_tasks_blocked()
+                gate.set()
+        assert sorted(map(str, answers)) == [str(n) for n in range(8)]
+        assert pipe.transports[0].breaker.error_rate(now=0.0) == 0.0
+        assert pipe.transports[0].breaker.consecutive_failures == 0
