@@ -13,10 +13,7 @@ from typing import Any
 import anyio
 
 import devpipe
-from devpipe.adapters.client.manager import Manager
 from devpipe.adapters.client.pipe import Pipe
-from devpipe.adapters.transports.base import Transport
-from devpipe.adapters.transports.memory import CAPABILITIES, MemoryLink
 
 __all__ = ["TRANSPORTS", "World", "make_server", "open_pipe", "server_process", "serving"]
 
@@ -98,21 +95,7 @@ async def serving(server: devpipe.Server | None = None, **options: Any) -> Async
 def open_pipe(world: World, *names: str, **options: Any) -> Pipe:
     """A pipe over these transports; ``memory`` goes straight into the server object."""
     if names == ("memory",):
-        config = devpipe.PipeConfig(server_url="memory://", **options)
-
-        def make(manager: Manager) -> list[Transport]:
-            return [
-                Transport(
-                    "memory",
-                    make_link=lambda: MemoryLink(world.server),
-                    capabilities=CAPABILITIES,
-                    owner=manager,
-                    clock=manager.clock,
-                    dice=manager.dice,
-                )
-            ]
-
-        return Pipe(config, make)
+        return devpipe.connect(world.server, **options)
     folder = world.folder if "folder" in names else None
     url = world.url if set(names) & {"websocket", "http"} else None
     return devpipe.connect(url, folder=folder, transports=names, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,13 +19,17 @@ if TYPE_CHECKING:
     import httpx
 
     from devpipe.adapters.client.manager import Manager
+    from devpipe.adapters.server.server import Server
     from devpipe.adapters.transports.base import Transport
 
 __all__ = ["connect"]
 
+#: What stands for an address where the server is an object of this program.
+MEMORY = "memory://"
+
 
 def connect(
-    server_url: str | None = None,
+    server_url: str | Server | None = None,
     *,
     folder: str | os.PathLike[str] | None = None,
     token: str | Callable[[], Awaitable[str]] | None = None,
@@ -42,7 +47,8 @@ def connect(
 ) -> Pipe:
     """A pipe to a server: ``async with devpipe.connect("http://127.0.0.1:8000", folder=".devpipe") as pipe``.
 
-    ``server_url``: ``http`` or ``https``; without one the pipe has the folder alone. ``folder``: the shared folder;
+    ``server_url``: ``http`` or ``https``; without one the pipe has the folder alone. A running ``Server`` of this program
+    is reached without a network (the transport ``memory``): for tests, and for embedding. ``folder``: the shared folder;
     without one there is no folder transport. ``token``: a text, or an async function that gives one
     (``DEVPIPE_TOKEN`` if neither). ``transports``: only these. ``wait=False`` enters before any transport is proven.
     ``timeout`` and ``connect_timeout`` in seconds. ``settings``: anything else of the configuration, by dotted key
@@ -50,11 +56,12 @@ def connect(
 
     Raises ``ConfigurationError`` that names what is wrong. Nothing happens before the pipe is entered.
     """
+    inside = None if server_url is None or isinstance(server_url, str) else _inside(server_url)
     if config is None:
         config = load_config(
             {
                 **(settings or {}),
-                "server_url": server_url,
+                "server_url": MEMORY if inside is not None else server_url,
                 "folder": None if folder is None else os.fspath(folder),
                 "timeout": timeout,
                 "connect_timeout": connect_timeout,
@@ -62,7 +69,10 @@ def connect(
             },
             file=config_file,
         )
-    if config.server_url is not None:
+    if inside is not None:  # there is no address to dial
+        chain = replace(config.failover, fallback_chain=("memory", "folder"))
+        config = replace(config, failover=chain)
+    elif config.server_url is not None:
         _check_url(config.server_url)
     provider = _provider(token)
     names = None if transports is None else list(transports)
@@ -78,10 +88,21 @@ def connect(
             http_client=http_client,
             proxy=proxy,
             ssl_context=ssl_context,
+            server=inside,
         )
         return build_transports(context, names)
 
     return Pipe(config, make_transports, wait=wait)
+
+
+def _inside(server: object) -> Server:
+    from devpipe.adapters.server.server import Server
+
+    if not isinstance(server, Server):
+        raise ConfigurationError(
+            f"server_url = {server!r} is not allowed: give an address like http://127.0.0.1:8000, or a devpipe.Server"
+        )
+    return server
 
 
 def _check_url(url: str) -> None:

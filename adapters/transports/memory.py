@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.link import Capabilities, LinkHost, LinkLost, Terms
 from devpipe.machines.errors import FailureKind, QueueFull
 from devpipe.machines.inputs import Failure
@@ -15,8 +16,9 @@ from devpipe.machines.protocols.calls import Call
 
 if TYPE_CHECKING:
     from devpipe.adapters.server.server import Server
+    from devpipe.adapters.transports.registry import TransportContext
 
-__all__ = ["CAPABILITIES", "MemoryLink"]
+__all__ = ["CAPABILITIES", "MemoryLink", "factory"]
 
 CAPABILITIES = Capabilities(
     supports_realtime=True,
@@ -29,6 +31,23 @@ CAPABILITIES = Capabilities(
 )
 #: Calls that wait for their turn to be handed over.
 MAX_QUEUED = 10_000
+
+
+def factory(context: TransportContext) -> Transport | None:
+    """The transport ``memory``, where the pipe was given a server object."""
+    server = context.server
+    if server is None:
+        return None
+    return Transport(
+        "memory",
+        make_link=lambda: MemoryLink(server),
+        capabilities=CAPABILITIES,
+        owner=context.owner,
+        clock=context.clock,
+        dice=context.dice,
+        lifecycle=context.config.lifecycle,
+        breaker=context.config.breaker,
+    )
 
 
 class MemoryLink:

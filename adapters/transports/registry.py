@@ -21,6 +21,8 @@ from devpipe.machines.errors import ConfigurationError
 if TYPE_CHECKING:
     import httpx
 
+    from devpipe.adapters.server.server import Server
+
 __all__ = ["GROUP", "TokenProvider", "TransportContext", "TransportFactory", "build_transports"]
 
 GROUP = "devpipe.transports"
@@ -42,6 +44,7 @@ class TransportContext:
     http_client: httpx.AsyncClient | None = None
     proxy: str | None = None
     ssl_context: ssl.SSLContext | None = None
+    server: Server | None = None  #: one of this program, reached without a network
 
 
 TransportFactory: TypeAlias = Callable[[TransportContext], Transport | None]
@@ -64,7 +67,7 @@ def build_transports(context: TransportContext, names: Iterable[str] | None) -> 
         elif names is not None:
             raise ConfigurationError(
                 f"transport {name!r} cannot work here: it wants "
-                + ("a folder" if name == "folder" else "a server URL")
+                + {"folder": "a folder", "memory": "a Server of this program"}.get(name, "a server URL")
             )
     if not transports:
         raise ConfigurationError("no transport can work here: give a server URL, a folder, or both")

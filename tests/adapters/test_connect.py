@@ -1,0 +1,61 @@
+"""``connect``: what it takes, and what it says to the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+import devpipe
+
+pytestmark = pytest.mark.anyio
+
+
+def embedded() -> devpipe.Server:
+    server = devpipe.Server()
+
+    @server.handler("echo")
+    async def echo(message: devpipe.Message) -> object:
+        return message.payload
+
+    return server
+
+
+async def test_a_server_of_this_program_is_reached_without_a_network() -> None:
+    with anyio.fail_after(10):
+        async with embedded() as server, devpipe.connect(server) as pipe:
+            reply = await pipe.send("echo", {"n": 1})
+            assert (reply.payload, reply.transport) == ({"n": 1}, "memory")
+            pushes = pipe.receive()
+            await server.push("news", 1)
+            assert isinstance(message := await pushes.__anext__(), devpipe.Message)
+            assert message.payload == 1
+
+
+async def test_beside_the_memory_a_folder_may_stand_by(tmp_path: Path) -> None:
+    with anyio.fail_after(10):
+        async with embedded() as server, devpipe.connect(server, folder=tmp_path / "pipe") as pipe:
+            assert [transport.type for transport in pipe.transports] == ["memory", "folder"]
+            assert (await pipe.send("echo", 1)).payload == 1
+
+
+async def test_a_server_that_does_not_run_is_said_so() -> None:
+    with anyio.fail_after(10), pytest.raises(devpipe.AllTransportsFailed, match="not running"):
+        async with devpipe.connect(embedded(), connect_timeout=0.1):
+            pass
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["localhost:8000", "ftp://x", "http://", "http://u:p@x", "http://x/?q", "http://x:port", 5, object()],
+)
+def test_what_is_no_address_is_refused_with_what_is_allowed(address: object) -> None:
+    with pytest.raises(devpipe.ConfigurationError, match="server_url"):
+        devpipe.connect(address)  # type: ignore[arg-type]  # that is the point
+
+
+async def test_a_transport_that_nothing_supplies_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(devpipe.ConfigurationError, match="folder, http, memory, websocket"):
+        async with devpipe.connect(embedded(), transports=["carrier-pigeon"]):
+            pass
