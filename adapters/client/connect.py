@@ -6,11 +6,12 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from devpipe.adapters.client.configuration import load_config
 from devpipe.adapters.client.pipe import Pipe
+from devpipe.adapters.client.single import SingleTransport
 from devpipe.adapters.transports.registry import TokenProvider, TransportContext, build_transports
 from devpipe.machines.config import PipeConfig
 from devpipe.machines.errors import ConfigurationError
@@ -18,11 +19,11 @@ from devpipe.machines.errors import ConfigurationError
 if TYPE_CHECKING:
     import httpx
 
-    from devpipe.adapters.client.manager import Manager
     from devpipe.adapters.server.server import Server
     from devpipe.adapters.transports.base import Transport
+    from devpipe.adapters.transports.owner import Household
 
-__all__ = ["connect"]
+__all__ = ["connect", "connect_single"]
 
 #: What stands for an address where the server is an object of this program.
 MEMORY = "memory://"
@@ -77,13 +78,13 @@ def connect(
     provider = _provider(token)
     names = None if transports is None else list(transports)
 
-    def make_transports(manager: Manager) -> list[Transport]:
+    def make_transports(owner: Household) -> list[Transport]:
         context = TransportContext(
             config=config,
-            owner=manager,
-            clock=manager.clock,
-            dice=manager.dice,
-            prefix=manager.prefix,
+            owner=owner,
+            clock=owner.clock,
+            dice=owner.dice,
+            prefix=owner.prefix,
             token=provider,
             http_client=http_client,
             proxy=proxy,
@@ -93,6 +94,33 @@ def connect(
         return build_transports(context, names)
 
     return Pipe(config, make_transports, wait=wait)
+
+
+class SingleOptions(TypedDict, total=False):
+    """The keywords of ``connect`` that make sense for one transport."""
+
+    folder: str | os.PathLike[str] | None
+    token: str | Callable[[], Awaitable[str]] | None
+    timeout: float | None
+    connect_timeout: float | None
+    http_client: httpx.AsyncClient | None
+    proxy: str | None
+    ssl_context: ssl.SSLContext | None
+    settings: Mapping[str, Any] | None
+    config: PipeConfig | None
+    config_file: str | os.PathLike[str] | None
+
+
+def connect_single(
+    transport: str, server_url: str | Server | None = None, **options: Unpack[SingleOptions]
+) -> SingleTransport:
+    """One transport alone, without a manager: ``async with devpipe.connect_single("http", url) as http``.
+
+    ``transport``: ``websocket``, ``http``, ``folder``, ``memory`` or one that is installed. The rest, and what is raised,
+    as for ``connect``. It chooses nothing, waits for nothing and sends nothing again: that is what a pipe is for.
+    """
+    pipe = connect(server_url, transports=[transport], wait=False, **options)
+    return SingleTransport(pipe.config, lambda owner: next(iter(pipe.make_transports(owner))))
 
 
 def _inside(server: object) -> Server:

@@ -21,6 +21,7 @@ from devpipe.adapters.listeners import Listeners
 from devpipe.adapters.ports.clock import Clock, Dice
 from devpipe.adapters.pump import Pump
 from devpipe.adapters.transports.base import Transport
+from devpipe.adapters.transports.owner import Household
 from devpipe.machines.breaker import BreakerState
 from devpipe.machines.config import PipeConfig
 from devpipe.machines.effects import Activate, Dial, FailoverEffect, HangUp, HoldDials, Retire
@@ -95,7 +96,7 @@ class Manager:
         self,
         *,
         config: PipeConfig,
-        make_transports: Callable[[Manager], Iterable[Transport]],
+        make_transports: Callable[[Household], Iterable[Transport]],
         clock: Clock,
         dice: Dice,
         prefix: str,

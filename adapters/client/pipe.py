@@ -16,6 +16,7 @@ from devpipe.adapters.client.subscriptions import Subscription
 from devpipe.adapters.listeners import Listener
 from devpipe.adapters.ports.clock import Clock, Dice, SystemClock, SystemDice
 from devpipe.adapters.transports.base import Transport
+from devpipe.adapters.transports.owner import Household
 from devpipe.adapters.waiter import waiter_factory
 from devpipe.machines.config import PipeConfig
 from devpipe.machines.errors import (
@@ -33,7 +34,7 @@ __all__ = ["Pipe"]
 #: Characters of the prefix of a pipe's message ids, which tells pipes apart (and their folders).
 PREFIX_CHARS = 12
 
-MakeTransports = Callable[[Manager], Iterable[Transport]]
+MakeTransports = Callable[[Household], Iterable[Transport]]
 
 
 class Pipe:
@@ -53,7 +54,7 @@ class Pipe:
         dice: Dice | None = None,
     ) -> None:
         self.config = config
-        self._make_transports = make_transports
+        self.make_transports = make_transports
         self._wait = wait
         self._make_clock = clock
         self._dice = dice or SystemDice()
@@ -75,7 +76,7 @@ class Pipe:
         self._make_waiter = waiter_factory()
         manager = Manager(
             config=self.config,
-            make_transports=self._make_transports,
+            make_transports=self.make_transports,
             clock=clock,
             dice=self._dice,
             prefix=self._prefix,

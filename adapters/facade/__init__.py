@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from devpipe.adapters.client.connect import connect
+from devpipe.adapters.client.connect import connect, connect_single
 from devpipe.adapters.client.explain import Explanation
 from devpipe.adapters.client.pipe import Pipe
+from devpipe.adapters.client.single import SingleTransport
 from devpipe.adapters.client.subscriptions import Subscription
 from devpipe.adapters.environment import supports_filesystem, supports_websockets
 from devpipe.adapters.guard import Breaker
@@ -91,6 +92,7 @@ __all__ = [
     "SelectionWeights",
     "Server",
     "ServerConfig",
+    "SingleTransport",
     "Subscription",
     "Transport",
     "TransportError",
@@ -98,6 +100,7 @@ __all__ = [
     "WebSocketConfig",
     "__version__",
     "connect",
+    "connect_single",
     "supports_filesystem",
     "supports_websockets",
 ]

@@ -116,10 +116,6 @@ async def _listen_asyncio(
             await TCPServer(app, loop, config, context, {}, reader, writer)
         except Exception as error:  # one connection must never end another, nor reach the loop's own handler
             _failed(error)
-        finally:
-            # what could not be written by now never will be; the loop may end right after this task
-            writer.transport.abort()
-            await asyncio.sleep(0)
 
     def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # a task of ours: asyncio's own complains about one that was cancelled
@@ -129,14 +125,24 @@ async def _listen_asyncio(
         task = loop.create_task(connection(reader, writer))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+        # what could not be written by then never will be
+        task.add_done_callback(lambda _: writer.transport.abort())
+
+    async def turns() -> None:
+        # a connection that was accepted becomes known to us two turns of the loop later, and one that was aborted is
+        # closed one turn later; the loop may end right after us
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     server = await asyncio.start_server(accepted, sock=bound.dup(), backlog=config.backlog)
     await ended.wait()
     server.close()
     await context.terminated.set()
+    await turns()
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=grace)
         for task in late:
             task.cancel()
         if late:
             await asyncio.wait(late, timeout=grace)
+    await turns()

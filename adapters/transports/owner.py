@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from devpipe.adapters.ports.clock import Clock, Dice
 from devpipe.machines.events import Event
 from devpipe.machines.inputs import Failure
 from devpipe.machines.protocols.calls import Call, Calls
@@ -13,7 +14,7 @@ from devpipe.machines.protocols.session import ClientSession, HelloAnswer
 if TYPE_CHECKING:
     from devpipe.adapters.transports.base import Transport
 
-__all__ = ["Owner"]
+__all__ = ["Household", "Owner"]
 
 
 class Owner(Protocol):
@@ -68,3 +69,11 @@ class Owner(Protocol):
     def happened(self, transport: Transport, event: Event) -> None:
         """An event of the transport or of its breaker."""
         ...
+
+
+class Household(Owner, Protocol):
+    """An owner, with what its transports are made from. ``prefix`` is that of its message ids."""
+
+    clock: Clock
+    dice: Dice
+    prefix: str

@@ -18,9 +18,10 @@ from devpipe.adapters.ports.clock import Clock, Dice, SystemClock, SystemDice
 from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.waiter import waiter_factory
 from devpipe.machines.config import PipeConfig
-from devpipe.machines.errors import DevPipeError, FailureKind, TransportError
+from devpipe.machines.errors import DevPipeError, FailureKind, Outcome, TransportError
 from devpipe.machines.events import Event
 from devpipe.machines.inputs import Failure
+from devpipe.machines.lifecycle import LifecycleState
 from devpipe.machines.message import Message
 from devpipe.machines.protocols.calls import Call, Calls
 from devpipe.machines.protocols.envelope import Envelope, check_type, encode_payload, to_message
@@ -28,12 +29,15 @@ from devpipe.machines.protocols.session import ClientSession, HelloAnswer
 
 __all__ = ["SingleTransport"]
 
+#: How often it is looked whether a link has gone, which nobody tells (seconds).
+POLL = 0.005
+
 
 class SingleTransport:
-    """``async with SingleTransport(config, make) as alone``: then ``alone.transport`` lives in its task group.
+    """Made by ``devpipe.connect_single``; ``async with`` is its life, in which it may be connected and disconnected.
 
-    ``make(owner)`` returns the transport. ``connect()`` waits for the proof, ``send`` and ``receive`` are those of
-    the transport's interface.
+    ``transport`` is the transport itself: its ``id``, ``capabilities``, ``health_check()``, ``on(...)``.
+    ``make(owner)`` returns it.
     """
 
     def __init__(
@@ -86,23 +90,35 @@ class SingleTransport:
         self.traffic.close()
         self.transport.destroy()
         with anyio.CancelScope(shield=True), anyio.move_on_after(self.config.close_timeout):
-            while not self.transport.gone:
-                await self.clock.sleep_until(self.clock.now() + 0.005)
+            await self._until_gone()
         self._subscriptions.finish()
         self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(None, None, None)
 
     async def connect(self) -> None:
-        """Return when the transport is proven; raises ``TransportError`` after ``connect_timeout`` seconds."""
+        """Return when the transport is proven; raises ``TransportError`` after ``connect_timeout`` seconds.
+
+        It dials again by itself when the connection is lost, until it is disconnected.
+        """
         self.transport.connect()
         with anyio.move_on_after(self.config.connect_timeout):
             while not self.transport.ready:
                 self._changed = anyio.Event()
-                if self.transport.lifecycle.state.value in ("failed", "destroyed"):
+                if self.transport.lifecycle.state in (LifecycleState.FAILED, LifecycleState.DESTROYED):
                     break
                 await self._changed.wait()
         if not self.transport.ready:
             raise next(iter(self.errors().values()))
+
+    async def disconnect(self) -> None:
+        """Return when nothing of the connection is left, after ``close_timeout`` seconds at most."""
+        self.transport.disconnect()
+        with anyio.move_on_after(self.config.close_timeout):
+            await self._until_gone()
+
+    async def _until_gone(self) -> None:
+        while not self.transport.gone:
+            await self.clock.sleep_until(self.clock.now() + POLL)
 
     # --- messages ---------------------------------------------------------------------------------------
 
@@ -112,6 +128,10 @@ class SingleTransport:
         now = self.clock.now()
         self._count += 1
         id = f"{self.prefix}-{self._count}"
+        if not self.transport.ready:
+            error = next(iter(self.errors().values()))
+            error.outcome, error.message_id = Outcome.NEVER_SENT, id
+            raise error
         waiter = self._make_waiter()
         call = Call(
             id,
@@ -152,7 +172,7 @@ class SingleTransport:
     def errors(self) -> dict[str, DevPipeError]:
         transport = self.transport
         failure = transport.last_failure or transport.lifecycle.last_failure
-        if failure is None:
+        if failure is None or transport.lifecycle.state is LifecycleState.READY:
             error: DevPipeError = TransportError(
                 f"{transport.type} is not connected ({transport.lifecycle.state.value})",
                 kind=FailureKind.UNAVAILABLE,
