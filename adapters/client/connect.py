@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from devpipe.adapters.transports.base import Transport
     from devpipe.adapters.transports.owner import Household
 
-__all__ = ["connect", "connect_single"]
+__all__ = ["PipeOptions", "SingleOptions", "connect", "connect_single"]
 
 #: What stands for an address where the server is an object of this program.
 MEMORY = "memory://"
@@ -109,6 +109,13 @@ class SingleOptions(TypedDict, total=False):
     settings: Mapping[str, Any] | None
     config: PipeConfig | None
     config_file: str | os.PathLike[str] | None
+
+
+class PipeOptions(SingleOptions, total=False):
+    """The keywords of ``connect`` that make sense wherever a pipe is inside."""
+
+    transports: Iterable[str] | None
+    auto_failover: bool | None
 
 
 def connect_single(

@@ -199,9 +199,11 @@ class Traffic:
     def _park(self, call: Call) -> None:
         routes = self._routes
         if not routes.will_try_before(call.deadline):
+            errors = routes.errors()
             raise AllTransportsFailed(
-                f"no transport can carry message {call.id} within its {call.deadline - call.started:g} s",
-                errors=routes.errors(),
+                f"no transport can carry message {call.id} within its {call.deadline - call.started:g} s: "
+                f"{'; '.join(map(str, errors.values()))}",
+                errors=errors,
                 outcome=call.known,
                 message_id=call.id,
             )
@@ -357,6 +359,11 @@ class Traffic:
     def next_deadline(self) -> float | None:
         return self._next_sweep
 
+    def _why_not_now(self) -> str:
+        if self._routes.usable():
+            return ""
+        return "; no transport is usable: " + "; ".join(str(e) for e in self._routes.errors().values())
+
     def handle_deadline(self, *, now: float) -> None:
         """One sweep: calls whose time is up, and messages whose turn to be sent again has come."""
         for call in self.calls.handle_deadline(now=now):
@@ -369,7 +376,8 @@ class Traffic:
             if not call.owner.done():
                 call.owner.set_exception(
                     DeadlineExceeded(
-                        f"no reply to {call.type!r} ({call.id}) within {call.deadline - call.started:g} s",
+                        f"no reply to {call.type!r} ({call.id}) within {call.deadline - call.started:g} s"
+                        f"{self._why_not_now()}",
                         outcome=known,
                         message_id=call.id,
                     )

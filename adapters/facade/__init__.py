@@ -13,6 +13,7 @@ from devpipe.adapters.client.single import SingleTransport
 from devpipe.adapters.client.subscriptions import Subscription
 from devpipe.adapters.environment import supports_filesystem, supports_websockets
 from devpipe.adapters.guard import Breaker
+from devpipe.adapters.models.selector import ModelSelector
 from devpipe.adapters.server.server import Server
 from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.face import HealthCheckResult, HealthReport, TransportType
@@ -49,6 +50,8 @@ from devpipe.machines.errors import (
 from devpipe.machines.failover import Failover, FailoverState
 from devpipe.machines.lifecycle import Lifecycle, LifecycleState
 from devpipe.machines.message import Gap, Message, Position, Priority
+from devpipe.machines.models.choice import ModelChoice
+from devpipe.machines.models.types import ModelSelectionRequest, Preferences
 
 __version__ = "0.1.0"
 
@@ -80,12 +83,16 @@ __all__ = [
     "LifecycleState",
     "Message",
     "MessageTooLarge",
+    "ModelChoice",
     "ModelSelectionError",
+    "ModelSelectionRequest",
+    "ModelSelector",
     "Outcome",
     "Pipe",
     "PipeClosed",
     "PipeConfig",
     "Position",
+    "Preferences",
     "Priority",
     "QueueFull",
     "RequestRefused",

@@ -15,9 +15,12 @@ from msgspec import Meta, Struct
 from devpipe.machines.errors import ModelSelectionError
 
 __all__ = [
+    "ASSUMED_TOKENS",
     "QUALITIES",
     "TASK_TYPES",
     "Capability",
+    "HealthAnswer",
+    "MetricsAnswer",
     "Model",
     "ModelHealth",
     "ModelReport",
@@ -25,7 +28,10 @@ __all__ = [
     "ModelSelectionResponse",
     "PerformanceMetrics",
     "Preferences",
+    "PreferencesAnswer",
+    "Quality",
     "SelectionMetadata",
+    "TaskType",
     "decode",
     "encode",
 ]
@@ -48,6 +54,9 @@ Quality = Literal["low", "medium", "high"]
 HealthWord = Literal["healthy", "degraded", "offline"]
 TASK_TYPES: tuple[TaskType, ...] = TaskType.__args__  # type: ignore[attr-defined]  # a Literal has them
 QUALITIES: tuple[Quality, ...] = Quality.__args__  # type: ignore[attr-defined]  # the same
+
+#: How long a request is taken to be when it does not say.
+ASSUMED_TOKENS = 1000
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Amount = Annotated[float, Meta(ge=0)]
@@ -77,6 +86,10 @@ class Model(Struct, frozen=True, kw_only=True):
     response_time_avg_ms: Amount
     availability_score: Share
     quality_score: Share
+
+    def estimated_cost(self, tokens: int | None) -> float:
+        """What one request costs, in US dollars: every token at the model's price, 1,000 of them if nobody says."""
+        return self.cost_per_token * (ASSUMED_TOKENS if tokens is None else tokens)
 
     def score_for(self, task: str) -> float:
         """How well it does this task, from 0 (not at all) to 1."""
@@ -159,15 +172,33 @@ class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     satisfaction: Share | None = None
 
 
-def decode(payload: Any, kind: type[T], *, what: str) -> T:
+class HealthAnswer(Struct, frozen=True, kw_only=True):
+    """The reply to ``health-check-request``."""
+
+    models: tuple[ModelHealth, ...]
+
+
+class MetricsAnswer(Struct, frozen=True, kw_only=True):
+    """The reply to ``performance-metrics-request``."""
+
+    metrics: tuple[PerformanceMetrics, ...]
+
+
+class PreferencesAnswer(Struct, frozen=True, kw_only=True):
+    """The reply to ``preferences-update`` and ``preferences-request``."""
+
+    preferences: Preferences
+
+
+def decode(payload: Any, kind: type[T], *, what: str, code: str = "INVALID_REQUEST") -> T:
     """The payload of a message as one of the types above.
 
-    Raises ``ModelSelectionError`` (``INVALID_REQUEST``) that names what is wrong and where.
+    Raises ``ModelSelectionError`` with this ``code`` that names what is wrong and where.
     """
     try:
         return msgspec.convert(payload, kind)
     except msgspec.ValidationError as error:
-        raise ModelSelectionError(f"{what} is not valid: {error}", code="INVALID_REQUEST") from error
+        raise ModelSelectionError(f"{what} is not valid: {error}", code=code) from error
 
 
 def encode(value: Struct) -> dict[str, Any]:
