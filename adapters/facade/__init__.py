@@ -13,6 +13,7 @@ from devpipe.adapters.client.single import SingleTransport
 from devpipe.adapters.client.subscriptions import Subscription
 from devpipe.adapters.environment import supports_filesystem, supports_websockets
 from devpipe.adapters.guard import Breaker
+from devpipe.adapters.models.phase1 import ModelSelectionService
 from devpipe.adapters.models.selector import ModelSelector
 from devpipe.adapters.server.server import Server
 from devpipe.adapters.transports.base import Transport
@@ -51,6 +52,8 @@ from devpipe.machines.failover import Failover, FailoverState
 from devpipe.machines.lifecycle import Lifecycle, LifecycleState
 from devpipe.machines.message import Gap, Message, Position, Priority
 from devpipe.machines.models.choice import ModelChoice
+from devpipe.machines.models.messages import MessageType
+from devpipe.machines.models.phase1 import ModelSelectionConfig
 from devpipe.machines.models.types import ModelSelectionRequest, Preferences
 
 __version__ = "0.1.0"
@@ -83,9 +86,12 @@ __all__ = [
     "LifecycleState",
     "Message",
     "MessageTooLarge",
+    "MessageType",
     "ModelChoice",
+    "ModelSelectionConfig",
     "ModelSelectionError",
     "ModelSelectionRequest",
+    "ModelSelectionService",
     "ModelSelector",
     "Outcome",
     "Pipe",

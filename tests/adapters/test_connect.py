@@ -59,3 +59,9 @@ async def test_a_transport_that_nothing_supplies_is_refused_with_those_that_ther
     with pytest.raises(devpipe.ConfigurationError, match="folder, http, memory, websocket"):
         async with devpipe.connect(embedded(), transports=["carrier-pigeon"]):
             pass
+
+
+def test_a_setting_counts_where_no_argument_says_otherwise() -> None:
+    settings = {"timeout": 7, "connect_timeout": 3}
+    pipe = devpipe.connect("http://127.0.0.1:9", settings=settings, connect_timeout=4)
+    assert (pipe.config.timeout, pipe.config.connect_timeout) == (7, 4)

@@ -1,0 +1,111 @@
+"""The configuration of Phase 1 and 2, in milliseconds and both spellings, in devpipe's own words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from devpipe.machines.errors import ConfigurationError
+from devpipe.machines.models.messages import MessageType
+from devpipe.machines.models.phase1 import OldSpelling, read_config, settings_of
+
+
+def settings(**options: Any) -> dict[str, Any]:
+    return settings_of(read_config("http://x", "", options)[0])
+
+
+def test_the_defaults_are_those_of_phase_1() -> None:
+    config, found = read_config("http://x", ".devpipe", {})
+    assert found == ()
+    assert (config.monitoring_interval, config.cache_duration, config.timeout) == (30000, 300000, 30000)
+    assert (config.fallback_enabled, config.retry_attempts, config.debug_mode) == (True, 3, False)
+    assert settings_of(config) == {"timeout": 30, "retry_attempts": 3, "debug": False}
+
+
+def test_both_spellings_mean_the_same_and_the_old_one_is_named() -> None:
+    old, found = read_config(
+        "http://x", "", {"cacheDuration": 5, "transport": {"selectionCriteria": {"latencyWeight": 1}}}
+    )
+    new, none = read_config(
+        "http://x", "", {"cache_duration": 5, "transport": {"selection_criteria": {"latency_weight": 1}}}
+    )
+    assert old == new
+    assert none == ()
+    assert set(found) == {
+        OldSpelling("cacheDuration", "cache_duration"),
+        OldSpelling("selectionCriteria", "selection_criteria"),
+        OldSpelling("latencyWeight", "latency_weight"),
+    }
+
+
+def test_the_transport_options_of_phase_2_become_settings_in_seconds() -> None:
+    assert settings(
+        timeout=5000,
+        transport={
+            "preferred": ["http", "filesystem"],
+            "health_check_interval": 1000,
+            "auto_failover": False,
+            "selection_criteria": {"cost_weight": 0.5},
+            "transportConfigs": {
+                "http": {"enableSSE": False, "maxConnections": 4, "keepAlive": False, "compression": True},
+                "websocket": {
+                    "heartbeatInterval": 20000,
+                    "reconnectDelay": 500,
+                    "maxReconnectAttempts": 7,
+                    "persistMessages": False,
+                },
+                "filesystem": {"watchInterval": 250, "lockTimeout": 1, "maxQueueSize": 50},
+            },
+        },
+    ) == {
+        "timeout": 5,
+        "retry_attempts": 3,
+        "debug": False,
+        "health_interval": 1,
+        "failover.auto_failover": False,
+        "failover.fallback_chain": ("http", "folder", "websocket"),
+        "selection.latency_weight": 0.3,
+        "selection.reliability_weight": 0.4,
+        "selection.capability_weight": 0.2,
+        "selection.cost_weight": 0.5,
+        "http.enable_sse": False,
+        "http.max_connections": 4,
+        "http.keep_alive": False,
+        "lifecycle.heartbeat_interval": 20,
+        "lifecycle.backoff_initial": 0.5,
+        "lifecycle.retry_attempts": 7,
+        "folder_options.rescan_interval": 0.25,
+        "folder_options.queue_size": 50,
+    }
+
+
+def test_a_chain_that_is_given_is_the_whole_chain() -> None:
+    chain = settings(transport={"fallback_chain": ["http", "websocket"], "preferred": ["websocket"]})
+    assert chain["failover.fallback_chain"] == ("websocket", "http")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"timeout": "soon"}, "timeout"),
+        ({"timeout": 0}, "timeout"),
+        ({"time_out": 5}, "time_out"),
+        ({"cacheDuration": -1}, "cache_duration"),
+        ({"transport": {"preferred": ["carrier-pigeon"]}}, "preferred"),
+        ({"transport": {"selectionCriteria": {"latencyWeight": 2}}}, "latency_weight"),
+        ({"transport": {"transportConfigs": {"websocket": {"persistMessages": True}}}}, "persist_messages"),
+        ({"transport": 5}, "transport"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        read_config("http://x", "", options)
+
+
+def test_a_message_type_is_known_in_both_spellings() -> None:
+    assert MessageType("model_selection_request") is MessageType.MODEL_SELECTION
+    assert MessageType("model-selection-request") is MessageType.MODEL_SELECTION
+    for wrong in ("model_selection", "nothing", 5):
+        with pytest.raises(ValueError, match=str(wrong)):
+            MessageType(wrong)
