@@ -59,7 +59,7 @@ HEALTH_CHECK = 5.0
 
 
 class Transport:
-    """One way to the server. Made by a factory of its kind; used by a pipe, or alone through ``Solo``."""
+    """One way to the server. Made by a factory of its kind; used by a pipe, or alone through ``SingleTransport``."""
 
     def __init__(
         self,
