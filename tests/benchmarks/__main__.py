@@ -54,6 +54,16 @@ COMPARISONS = (
         ("pipe", "--via", "folder", "--count", "400", "--in-flight", "1", "--figure", "p50"),
         ("watchdog", "--count", "400", "--figure", "p50"), "bare watchdog, event filter", 1.3,
     ),
+    Comparison(
+        "select", "Model selection over WebSocket, p50",
+        ("select", "--count", "2000", "--figure", "p50"),
+        ("send-selection", "--count", "2000", "--figure", "p50"), "plain pipe.send of the same", 1.3,
+    ),
+    Comparison(
+        "cached", "A cached model selection, p50",
+        ("cached", "--count", "20000", "--figure", "p50"),
+        ("send-selection", "--count", "2000", "--figure", "p50"), "plain pipe.send of the same", 0.05,
+    ),
 )  # fmt: skip
 
 
@@ -102,8 +112,8 @@ def main(names: list[str]) -> int:
                 ratio = ours / peer
                 failed += ratio > comparison.floor
                 print(
-                    f"| {comparison.what} | {ours:.0f} us | {peer:.0f} us ({comparison.peer_name}) "
-                    f"| {ratio:.2f} | {comparison.floor:g} |",
+                    f"| {comparison.what} | {ours:.3g} us | {peer:.3g} us ({comparison.peer_name}) "
+                    f"| {ratio:.3g} | {comparison.floor:g} |",
                     flush=True,
                 )
         finally:

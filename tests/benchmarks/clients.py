@@ -14,6 +14,7 @@ from typing import Any
 
 PAYLOAD = {"text": "x" * 120, "n": 1, "tags": ["a", "b"]}
 WARM_UP = 200
+SELECTION: dict[str, Any] = {"task_type": "code-generation", "quality": "high", "max_cost_usd": 1.0}
 
 
 def cpu() -> float:
@@ -51,6 +52,36 @@ async def pipe(arguments: argparse.Namespace) -> dict[str, float]:
         async def call() -> None:
             reply = await opened.send("echo", PAYLOAD, timeout=30)
             assert reply.payload["n"] == 1
+
+        return await measure(call, arguments.count, arguments.in_flight)
+
+
+async def select(arguments: argparse.Namespace) -> dict[str, float]:
+    """A model selector that asks the server each time, or (``cached``) takes what it has."""
+    import devpipe
+
+    max_age = 300.0 if arguments.client == "cached" else 0.0
+    source = "cache" if arguments.client == "cached" else "server"
+    async with devpipe.ModelSelector(arguments.url, transports=["websocket"], max_age=max_age) as models:
+        await models.select(**SELECTION)
+
+        async def call() -> None:
+            choice = await models.select(**SELECTION)
+            assert choice.source == source
+
+        return await measure(call, arguments.count, arguments.in_flight)
+
+
+async def send_selection(arguments: argparse.Namespace) -> dict[str, float]:
+    """The same question as a plain message."""
+    import devpipe
+
+    question = {"task_type": "code-generation", "quality_requirement": "high", "max_cost": 1.0}
+    async with devpipe.connect(arguments.url, transports=["websocket"]) as opened:
+
+        async def call() -> None:
+            reply = await opened.send("model-selection-request", question, timeout=30)
+            assert reply.payload["selected_model"]["id"]
 
         return await measure(call, arguments.count, arguments.in_flight)
 
@@ -163,7 +194,10 @@ async def with_watchdog(arguments: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     """Run one client."""
-    clients = {"pipe": pipe, "websockets": with_websockets, "httpx": with_httpx, "watchdog": with_watchdog}
+    clients = {
+        "pipe": pipe, "websockets": with_websockets, "httpx": with_httpx, "watchdog": with_watchdog,
+        "select": select, "cached": select, "send-selection": send_selection,
+    }  # fmt: skip
     parser = argparse.ArgumentParser()
     parser.add_argument("client", choices=clients)
     parser.add_argument("--url", default="")
