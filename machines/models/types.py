@@ -60,7 +60,8 @@ ASSUMED_TOKENS = 1000
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Amount = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=0)]
+#: What every JSON reader has exactly.
+Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 #: A moment: milliseconds since 1970, or an ISO 8601 text as Phase 1 wrote it.
 Moment = float | str

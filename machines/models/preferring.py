@@ -1,0 +1,83 @@
+"""A user's preferences, changed in part: only what is named changes, and what is out of range is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from msgspec import structs
+
+from devpipe.machines.errors import ModelSelectionError
+from devpipe.machines.models.rules import Rule, flag, number, one_of, show, similar, text, texts
+from devpipe.machines.models.types import Preferences
+
+__all__ = ["DEFAULT_USER", "change_preferences", "read_update", "read_user"]
+
+#: Whose preferences they are where nobody is named.
+DEFAULT_USER = "default"
+_RULES: dict[str, Rule] = {
+    "priority": one_of(("performance", "cost", "balanced")),
+    "max_cost_per_request": number(0, 1_000_000, unit="US dollars"),
+    "preferred_providers": texts(100),
+    "fallback_enabled": flag(),
+    "quality_threshold": number(0, 1),
+    "timeout_preference": number(0, 86_400_000, unit="milliseconds", above=True),
+}
+_USER = text()
+
+
+def change_preferences(current: Preferences, change: object) -> Preferences:
+    """``current`` with what ``change`` names; fields that are not known here are a newer program's, and ignored.
+
+    Raises ``ModelSelectionError`` (``INVALID_REQUEST``) that names every wrong field, its value and what is allowed, or
+    says that nothing in ``change`` is known; then nothing has changed.
+    """
+    if not isinstance(change, dict):
+        raise _refused(f"preferences = {show(change)} is no object", {})
+    fields = cast("dict[str, Any]", change)
+    known = {name: value for name, value in fields.items() if name in _RULES}
+    if fields and not known:
+        strange = next(iter(fields))
+        raise _refused(f"{show(strange)} is no preference{similar(strange, _RULES)}", {})
+    wrong = {
+        name: _RULES[name].refusal(name, value)
+        for name, value in known.items()
+        if not _RULES[name].accepts(value)
+    }
+    if wrong:
+        raise _refused("; ".join(wrong.values()), wrong)
+    for name, value in known.items():
+        if isinstance(value, list):
+            known[name] = tuple(cast("list[str]", value))
+    return structs.replace(current, **known)
+
+
+def read_update(payload: object) -> tuple[str, object]:
+    """Whose preferences change, and what of them: a payload without ``preferences`` is itself the change.
+
+    Raises ``ModelSelectionError`` (``INVALID_REQUEST``) if ``user`` is no name.
+    """
+    fields = cast("dict[str, object]", payload) if isinstance(payload, dict) else {}
+    return read_user(fields), fields.get("preferences", payload)
+
+
+def read_user(payload: object) -> str:
+    """Whose preferences a payload names.
+
+    Raises ``ModelSelectionError`` (``INVALID_REQUEST``) if ``user`` is no name.
+    """
+    user = cast("dict[str, object]", payload).get("user") if isinstance(payload, dict) else None
+    if user is None:
+        return DEFAULT_USER
+    if not isinstance(user, str) or not _USER.accepts(user):
+        wrong = _USER.refusal("user", user)
+        raise _refused(wrong, {"user": wrong})
+    return user
+
+
+def _refused(text: str, wrong: dict[str, str]) -> ModelSelectionError:
+    allowed = tuple(
+        f"{name}: give {rule.allowed}" for name, rule in _RULES.items() if not wrong or name in wrong
+    )
+    return ModelSelectionError(
+        f"nothing was changed: {text}", code="INVALID_REQUEST", details={"wrong": wrong}, suggestions=allowed
+    )
