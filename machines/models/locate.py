@@ -158,14 +158,11 @@ class _Toml:
         keys: list[str] = []
         while True:
             self._skip()
-            quoted = _STRING.match(self._text, self._at)
-            bare = _BARE_KEY.match(self._text, self._at)
-            if quoted is not None:
-                keys.append(tomllib.loads(f"key = {quoted.group()}")["key"])
-                self._move(len(quoted.group()))
-            elif bare is not None:
-                keys.append(bare.group())
-                self._move(len(bare.group()))
+            key = _STRING.match(self._text, self._at) or _BARE_KEY.match(self._text, self._at)
+            assert key is not None  # a decoder has found one here
+            name = key.group()
+            keys.append(tomllib.loads(f"key = {name}")["key"] if name[0] in "\"'" else name)
+            self._move(len(name))
             self._skip()
             if not self._here("."):
                 return keys

@@ -69,8 +69,12 @@ def read_user(payload: object) -> str:
     if user is None:
         return DEFAULT_USER
     if not isinstance(user, str) or not _USER.accepts(user):
-        wrong = _USER.refusal("user", user)
-        raise _refused(wrong, {"user": wrong})
+        raise ModelSelectionError(
+            _USER.refusal("user", user),
+            code="INVALID_REQUEST",
+            details={"user": show(user)},
+            suggestions=(f"user: give {_USER.allowed}",),
+        )
     return user
 
 

@@ -371,7 +371,7 @@ def _reasoning(
 def _dollars(amount: float, *, up: bool = False) -> str:
     """Six digits, without an exponent; with ``up`` never less than ``amount``, so that it may be asked for as a limit."""
     text = f"{amount:.6g}"
-    if up and float(text) < amount:
+    if up and float(text) * ROUNDING < amount:
         text = f"{amount * (1 + 6e-6):.6g}"  # a little more than rounding can take away
     return f"${Decimal(text):f}"
 
