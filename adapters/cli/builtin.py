@@ -1,54 +1,30 @@
-"""The server behind ``devpipe serve`` when no module is named: ``echo`` and a first ``model-selection-request``."""
+"""The server behind ``devpipe serve`` when no module is named: ``echo``, and model selection from a catalogue."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import devpipe
+from devpipe.adapters.models.model_server import ModelServer
 
 __all__ = ["builtin_server"]
 
-#: A cheap general model and a stronger one: enough to answer with until a catalogue is served.
-_MODELS = {
-    "general": {
-        "id": "general-small",
-        "name": "General, small",
-        "provider": "built-in",
-        "max_tokens": 16_000,
-    },
-    "strong": {
-        "id": "general-large",
-        "name": "General, large",
-        "provider": "built-in",
-        "max_tokens": 128_000,
-    },
-}
-_STRONG_TASKS = frozenset({"code-generation", "analysis", "planning", "workflow-execution"})
 
-
-def builtin_server(*, token: str | None, folder: Path | None, execution_log: Path | None) -> devpipe.Server:
-    """A server that echoes, and names a model for a task."""
+def builtin_server(
+    *,
+    token: str | None,
+    folder: Path | None,
+    execution_log: Path | None,
+    catalogue: Path | None,
+    preferences: Path | None,
+) -> devpipe.Server:
+    """A server that echoes, and selects models. Raises ``ConfigurationError`` if the catalogue is wrong."""
     server = devpipe.Server(token=token, folder=folder, execution_log=execution_log)
 
     @server.handler("echo")
     async def echo(message: devpipe.Message) -> Any:
         return message.payload
 
-    @server.handler("model-selection-request")
-    async def select(message: devpipe.Message) -> Any:
-        payload: Any = message.payload
-        request = cast("dict[str, Any]", payload) if isinstance(payload, dict) else {}
-        task = request.get("task_type")
-        if not isinstance(task, str):
-            raise devpipe.RequestRefused("task_type is missing or no text", code="INVALID_REQUEST")
-        kind = (
-            "strong" if task in _STRONG_TASKS or request.get("quality_requirement") == "high" else "general"
-        )
-        return {
-            "selected_model": _MODELS[kind],
-            "reasoning": f"{task} is answered with the {kind} built-in model",
-            "fallback_models": [model for name, model in _MODELS.items() if name != kind],
-        }
-
+    ModelServer(server, catalogue=catalogue, preferences=preferences)
     return server

@@ -125,6 +125,16 @@ def _settings(via: tuple[str, ...]) -> list[str] | None:
     "--execution-log", type=click.Path(path_type=Path, dir_okay=False),
     help="Write a line of JSON here before each handler starts.",
 )  # fmt: skip
+@click.option(
+    "--catalogue",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The models to choose from, TOML or JSON; read again when it changes (default: an example).",
+)
+@click.option(
+    "--preferences",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Keep users' preferences in this SQLite file (default: in memory).",
+)
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 def serve(
     target: str | None,
@@ -134,21 +144,35 @@ def serve(
     backend: str,
     token_file: Path | None,
     execution_log: Path | None,
+    catalogue: Path | None,
+    preferences: Path | None,
     quiet: bool,
 ) -> None:
     """Serve over WebSocket, HTTP and, with --folder, a shared folder.
 
-    MODULE:SERVER names a devpipe.Server in a module of yours. Without it the built-in handlers answer: "echo" and
-    "model-selection-request". Ctrl-C ends it cleanly.
+    MODULE:SERVER names a devpipe.Server in a module of yours; with --catalogue it selects models, too. Without it the
+    built-in handlers answer: "echo", and model selection. Ctrl-C ends it cleanly.
     """
     token = _token(token_file)
     if target is None:
         from devpipe.cli.builtin import builtin_server
 
-        server = builtin_server(token=token, folder=folder, execution_log=execution_log)
+        server = builtin_server(
+            token=token,
+            folder=folder,
+            execution_log=execution_log,
+            catalogue=catalogue,
+            preferences=preferences,
+        )
     else:
         server = _load(target)
         server.configure(token=token, folder=folder, execution_log=execution_log)
+        if catalogue is not None:
+            from devpipe.adapters.models.model_server import ModelServer
+
+            ModelServer(server, catalogue=catalogue, preferences=preferences)
+        elif preferences is not None:
+            raise click.UsageError("--preferences with MODULE:SERVER wants --catalogue, too")
 
     def listening(url: str) -> None:
         if not quiet:

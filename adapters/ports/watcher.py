@@ -8,7 +8,14 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from watchdog.events import FileCreatedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.events import (
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
@@ -20,21 +27,25 @@ log = logging.getLogger("devpipe.transport.folder")
 
 
 class Watcher:
-    """Calls ``wake`` in the event loop when a file appears in ``path``; ``blind`` says why it cannot."""
+    """Calls ``wake`` in the event loop when a file appears in ``path``; ``blind`` says why it cannot.
 
-    def __init__(self, path: Path, wake: Callable[[], None]) -> None:
+    With ``changes`` also when one is written to or removed: for a file that people edit, not for a busy folder.
+    """
+
+    def __init__(self, path: Path, wake: Callable[[], None], *, changes: bool = False) -> None:
         self.blind: str | None = None
         self._path = path
         self._call = from_thread(wake)
+        self._events: list[type[FileSystemEvent]] = [FileCreatedEvent, FileMovedEvent]
+        if changes:
+            self._events += [FileModifiedEvent, FileDeletedEvent]
         self._observer: BaseObserver | None = None
 
     def start(self) -> None:
         """Watch from now on. Where the system has no watches left, say so and go on without."""
         observer = Observer()
         try:
-            observer.schedule(
-                _Handler(self._call), str(self._path), event_filter=[FileCreatedEvent, FileMovedEvent]
-            )
+            observer.schedule(_Handler(self._call), str(self._path), event_filter=self._events)
             observer.start()
         except OSError as error:  # out of inotify watches or instances: the rescan finds everything, later
             self.blind = f"no notifications ({error.strerror or error}): the folder is polled"

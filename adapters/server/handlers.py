@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from anyio.to_thread import run_sync
 
@@ -14,6 +14,7 @@ from devpipe.machines.errors import (
     DevPipeError,
     HandlerError,
     InvalidMessage,
+    ModelSelectionError,
     RequestRefused,
     TransportError,
 )
@@ -62,6 +63,10 @@ async def answer(
         return b"null", ErrorBody(
             code=error.code, message=str(error), details=_plain(error.details), outcome="executed"
         )
+    except ModelSelectionError as error:
+        return b"null", ErrorBody(
+            code=error.code, message=str(error), details=_selection_details(error), outcome="executed"
+        )
     except RequestRefused as error:
         return b"null", ErrorBody(
             code=error.code, message=str(error), details=_plain(error.details), outcome="rejected"
@@ -85,6 +90,15 @@ def _is_async(handler: Handler) -> bool:
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
         getattr(handler, "__call__", None)  # noqa: B004  (an object whose call is a coroutine function)
     )
+
+
+def _selection_details(error: ModelSelectionError) -> dict[str, object]:
+    """An object, as deployed programs expect it, with what to do among the rest."""
+    details = _plain(error.details)
+    rest = cast("dict[str, object]", details) if isinstance(details, dict) else {"about": details}
+    if details is None:
+        rest = {}
+    return {**rest, "suggestions": list(error.suggestions)}
 
 
 def _plain(details: object) -> object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from pathlib import Path as FilePath
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -50,6 +50,8 @@ __all__ = ["Handler", "Server"]
 log = logging.getLogger("devpipe.server")
 
 H = TypeVar("H", bound=Handler)
+#: What runs beside the handlers for as long as the server does; told ``task_status``.
+Part = Callable[..., Coroutine[Any, Any, None]]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -87,6 +89,7 @@ class Server:
         self._make_clock = clock
         self._dice = dice or SystemDice()
         self._handlers: dict[str, Handler] = {}
+        self._parts: list[Part] = []
         self._tasks: TaskGroup | None = None
         self._numbers: dict[Path, int] = {}
         self._paths: dict[int, Path] = {}
@@ -103,8 +106,8 @@ class Server:
         """Decorator: this function answers messages of ``type``. It may be async, or sync: then it runs in a thread.
         A thread cannot be ended: a sync handler that blocks for ever holds up the end of the program.
 
-        It gets a ``Message`` and returns what can be written as JSON. Raise ``HandlerError`` or ``RequestRefused`` to
-        say what went wrong; anything else is told to the client as ``handler_error`` with an id, and its traceback
+        It gets a ``Message`` and returns what can be written as JSON. Raise ``HandlerError``, ``RequestRefused`` or
+        ``ModelSelectionError`` to say what went wrong; anything else is told to the client as ``handler_error`` with an id, and its traceback
         stands in the log under that id. Raises ``ConfigurationError`` if the type has a handler.
         """
         check_type(type)
@@ -131,6 +134,16 @@ class Server:
             self.folder = FilePath(folder)
         if execution_log is not None:
             self._execution_log = execution_log
+
+    def attach(self, part: Part) -> None:
+        """``await part(task_status=...)`` runs whenever this server does: it is started first, and nothing is served
+        before it has called ``task_status.started()``; it is cancelled at the end. If it raises, the server ends with it.
+
+        Raises ``ConfigurationError`` if the server runs already.
+        """
+        if self._tasks is not None:
+            raise ConfigurationError("this server runs already: attach before it is entered")
+        self._parts.append(part)
 
     async def push(self, type: str, payload: object = None, *, session: str | None = None) -> None:
         """Push to every live session, connected or not; with ``session=message.session`` to that one, if it lives.
@@ -185,12 +198,14 @@ class Server:
         await tasks.__aenter__()
         self._tasks = tasks
         tasks.start_soon(self._alarm.run)
+        parts = list(self._parts)
         if self.folder is not None:
             from devpipe.adapters.server.folder import FolderServer
 
-            folder = FolderServer(self, self.folder, config=self.folder_options)
+            parts.append(FolderServer(self, self.folder, config=self.folder_options).run)
+        for part in parts:
             try:
-                await tasks.start(folder.run)
+                await tasks.start(part)
             except BaseException:
                 await self.__aexit__(None, None, None)
                 raise

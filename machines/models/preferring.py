@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, cast
 
 from msgspec import structs
@@ -10,14 +11,14 @@ from devpipe.machines.errors import ModelSelectionError
 from devpipe.machines.models.rules import Rule, flag, number, one_of, show, similar, text, texts
 from devpipe.machines.models.types import Preferences
 
-__all__ = ["DEFAULT_USER", "change_preferences", "read_update", "read_user"]
+__all__ = ["DEFAULT_USER", "change_preferences", "overlay", "read_update", "read_user"]
 
 #: Whose preferences they are where nobody is named.
 DEFAULT_USER = "default"
 _RULES: dict[str, Rule] = {
     "priority": one_of(("performance", "cost", "balanced")),
     "max_cost_per_request": number(0, 1_000_000, unit="US dollars"),
-    "preferred_providers": texts(100),
+    "preferred_providers": texts(20),
     "fallback_enabled": flag(),
     "quality_threshold": number(0, 1),
     "timeout_preference": number(0, 86_400_000, unit="milliseconds", above=True),
@@ -49,6 +50,12 @@ def change_preferences(current: Preferences, change: object) -> Preferences:
         if isinstance(value, list):
             known[name] = tuple(cast("list[str]", value))
     return structs.replace(current, **known)
+
+
+def overlay(stored: Preferences, said: Preferences, *, named: Collection[str]) -> Preferences:
+    """``stored`` with those of the fields of ``said`` that are ``named``: what a request says for itself alone."""
+    fields = {name: getattr(said, name) for name in _RULES if name in named}
+    return structs.replace(stored, **fields)
 
 
 def read_update(payload: object) -> tuple[str, object]:

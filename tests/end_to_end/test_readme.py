@@ -104,7 +104,7 @@ def test_the_command_line_answers_with_exit_codes_that_scripts_can_use(tmp_path:
         assert run("send", "echo", "1", "--server", url, "--via", "http")[1] == "1\n"
         assert run("send", "nothing", "--server", url)[0] == 5
         chosen = run("send", "model-selection-request", '{"task_type": "chat"}', "--server", url)
-        assert chosen[0] == 0 and "general-small" in chosen[1]
+        assert chosen[0] == 0 and '"selected_model"' in chosen[1]
     finally:
         server.terminate()
         server.wait(10)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devpipe.machines.errors import ModelSelectionError
-from devpipe.machines.models.preferring import change_preferences, read_update, read_user
+from devpipe.machines.models.preferring import change_preferences, overlay, read_update, read_user
 from devpipe.machines.models.types import Preferences, decode, encode
 
 
@@ -23,6 +23,15 @@ def test_only_what_is_named_changes() -> None:
     assert change_preferences(current, {"preferred_providers": ["b", "c"]}).preferred_providers == ("b", "c")
 
 
+def test_a_request_lays_what_it_names_over_what_is_stored() -> None:
+    stored = Preferences(priority="cost", quality_threshold=0.9)
+    said = Preferences(quality_threshold=0.2)
+    assert overlay(stored, said, named={"quality_threshold": 0.2, "x": 1}) == Preferences(
+        priority="cost", quality_threshold=0.2
+    )
+    assert overlay(stored, said, named=()) == stored
+
+
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
@@ -30,8 +39,8 @@ def test_only_what_is_named_changes() -> None:
         ("priority", 1, "one of performance, cost, balanced"),
         ("max_cost_per_request", -0.5, "a number from 0 to 1,000,000 (US dollars)"),
         ("max_cost_per_request", float("nan"), "a number from 0 to 1,000,000 (US dollars)"),
-        ("preferred_providers", "acme", "a list of at most 100 texts, each of 1 to 200 printable characters"),
-        ("preferred_providers", [""], "a list of at most 100 texts, each of 1 to 200 printable characters"),
+        ("preferred_providers", "acme", "a list of at most 20 texts, each of 1 to 200 printable characters"),
+        ("preferred_providers", [""], "a list of at most 20 texts, each of 1 to 200 printable characters"),
         ("fallback_enabled", 1, "true or false"),
         ("quality_threshold", 1.5, "a number from 0 to 1"),
         ("quality_threshold", None, "a number from 0 to 1"),
