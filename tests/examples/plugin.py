@@ -23,7 +23,9 @@ class Plugin:
             models.on("transport_changed", lambda event: print(f"now over {event.to} ({event.reason.value})"))
             models.on("connected", lambda event: print("the server is there"))
             models.on("disconnected", lambda event: print(f"the server is gone: {event.reason}"))
-            models.on("health_updated", lambda event: print(f"{event.health.model_id}: {event.health.status}"))
+            models.on(
+                "health_updated", lambda event: print(f"{event.health.model_id}: {event.health.status}")
+            )
             for question in questions:
                 await self.answer(models, question)
 

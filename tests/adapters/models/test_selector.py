@@ -162,7 +162,7 @@ async def test_without_a_server_the_last_answer_stands_in_and_else_the_static_ta
     assert (cached.source, cached.selected_model.id) == ("cache", "m-1")
     assert "I am ill" in (cached.stand_in_for or "")
     assert (static.source, static.age) == ("static", None)
-    assert static.selected_model.id == "claude-sonnet-4"
+    assert static.selected_model.id == "claude-sonnet-5-5"
     assert "I am ill" in static.reasoning
     assert static.selection_metadata.factors_considered == ("fallback",)
 
@@ -276,10 +276,10 @@ async def test_an_answer_that_was_no_answer_is_never_remembered() -> None:
 async def test_a_budget_that_nothing_fits_names_the_cheapest_in_the_static_table_too() -> None:
     with anyio.fail_after(10):
         async with devpipe.ModelSelector(NOBODY, patience=0) as models:
-            with pytest.raises(devpipe.ModelSelectionError, match="gpt-4o-mini") as caught:
-                await models.select("code-generation", max_cost_usd=0.0000001)
+            with pytest.raises(devpipe.ModelSelectionError, match="claude-haiku-5-5") as caught:
+                await models.select("code-generation", max_cost_usd=0.00000001)
     assert caught.value.code == "BUDGET_EXCEEDED"
-    assert "gpt-4o-mini" in caught.value.suggestions[0]
+    assert "claude-haiku-5-5" in caught.value.suggestions[0]
     assert isinstance(caught.value.__cause__, devpipe.ModelSelectionError)
 
 
