@@ -98,10 +98,10 @@ class MemoryLink:
         pass  # nothing to set up: the path is this object
 
     async def aclose(self, reason: str) -> None:
-        await anyio.lowlevel.checkpoint()
         path, self._path = self._path, None
         if path is not None:
             self._server.drop(path)
+        await anyio.lowlevel.checkpoint()  # last: a goodbye that is cancelled has been said
 
     @property
     def queued(self) -> int:

@@ -10,11 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
-import socket
-import stat
 import sys
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,59 +24,12 @@ from devpipe.machines.breaker import BreakerState
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from checkpoints import BOUND, cancel_at_every_step, cancel_at_every_turn
+from leftovers import Leftovers
 from support import TRANSPORTS, World, open_pipe, serving
 
 pytestmark = pytest.mark.anyio
 
 each_transport = pytest.mark.parametrize("name", TRANSPORTS)
-
-
-def open_files(port: int) -> int:
-    """Files, folders, watches and sockets; the server's ends of connections are its own business, and it waits a while
-    for the next request."""
-    count = 0
-    for number in os.listdir("/dev/fd"):
-        try:
-            if not stat.S_ISSOCK(os.stat(int(number)).st_mode):
-                count += 1
-                continue
-            with socket.socket(fileno=os.dup(int(number))) as sock:
-                count += sock.family != socket.AF_INET or sock.getsockname()[1] != port
-        except OSError:
-            pass  # the listing itself was one, and is closed
-    return count
-
-
-def watchers() -> int:
-    """Threads that watch a folder."""
-    return sum(type(thread).__module__.startswith("watchdog") for thread in threading.enumerate())
-
-
-class Leftovers:
-    """What a cancelled pipe may not leave in this process, nor in the server."""
-
-    def __init__(self, world: World, name: str) -> None:
-        self._server = world.server
-        self._port = int(world.url.rpartition(":")[2])
-        self._folder = "folder" in name
-        self._before = self._now()
-
-    async def are_gone(self) -> None:
-        """Wait for it: threads, and the other end of a connection, end a moment later."""
-        with anyio.move_on_after(BOUND / 2):
-            while self._more():
-                await anyio.lowlevel.checkpoint()
-        assert not self._more()
-
-    def _more(self) -> dict[str, tuple[int, int]]:
-        now = self._now()
-        return {what: (n, now[what]) for what, n in self._before.items() if now[what] > n}
-
-    def _now(self) -> dict[str, int]:
-        # a private look: the server tells nobody how many paths it holds; that of a folder ends when it falls silent
-        paths = 0 if self._folder else len(self._server._paths)
-        running = self._server._service.running
-        return {"files": open_files(self._port), "watchers": watchers(), "paths": paths, "running": running}
 
 
 @pytest.fixture(autouse=True)
