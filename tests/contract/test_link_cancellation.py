@@ -32,16 +32,21 @@ from support import TRANSPORTS, World, serving
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("name", [*TRANSPORTS, "websocket, reference"])]
 
 ids = itertools.count(1)
+#: At once: HTTP takes a connection for each.
+CALLS = 3
 
 
 class Host:
-    """Waits for the first reply."""
+    """Waits until all calls have their replies."""
 
     def __init__(self) -> None:
+        self.left = CALLS
         self.replied = anyio.Event()
 
     def deliver(self, data: bytes | bytearray) -> None:
-        self.replied.set()
+        self.left -= 1
+        if self.left == 0:
+            self.replied.set()
 
     def heard(self) -> None:
         pass
@@ -77,13 +82,14 @@ def make_call() -> Call:
 
 
 async def use(link: Link) -> None:
-    """Open it, carry one call and its reply, and say goodbye, all of which may be cancelled."""
+    """Open it, carry calls and their replies, and say goodbye, all of which may be cancelled."""
     host = Host()
     await link.open(host)  # cancelled here it is not closed: it has to leave nothing by itself
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(link.run)
-            link.submit(make_call())
+            for _ in range(CALLS):
+                link.submit(make_call())
             await host.replied.wait()
             tasks.cancel_scope.cancel()
     finally:
