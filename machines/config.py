@@ -1,15 +1,15 @@
 """The configuration tree: frozen, validated when made, with the original's names in Python spelling.
 
-Durations are floats in seconds, sizes are integers in bytes. A wrong value raises ``ConfigurationError``
-that names the key, the value and what is allowed; where a value came from (an argument, the environment,
-a file) is added by whoever read it there.
+Durations are floats in seconds, sizes are integers in bytes. Wrong values raise ``ConfigurationError``, all those of
+one class at once, each with its key, its value and what is allowed; where a value came from (an argument, the
+environment, a file) is added by whoever read it there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from devpipe.machines.errors import ConfigurationError
+from devpipe.machines.errors import ConfigurationError, Problem
 
 __all__ = [
     "BreakerConfig",
@@ -27,26 +27,55 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-def _check(ok: bool, key: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise ConfigurationError(f"{key} = {value!r} is not allowed: give {allowed}")
+class _Table:
+    """Checks the fields of one object and raises what is wrong with them, all at once, when it is left.
 
+    ``name`` stands before the keys: the table's place in the tree.
+    """
 
-def _positive(key: str, value: float) -> None:
-    _check(_is_number(value) and 0 < value < float("inf"), key, value, "a number above 0")
+    def __init__(self, name: str, of: object) -> None:
+        self._prefix = f"{name}." if name else ""
+        self._of = of
+        self._problems: list[Problem] = []
 
+    def __enter__(self) -> _Table:
+        return self
 
-def _count(key: str, value: int, least: int = 1) -> None:
-    _check(
-        isinstance(value, int) and not isinstance(value, bool) and value >= least,
-        key,
-        value,
-        f"an integer of at least {least}",
-    )
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None and self._problems:
+            raise ConfigurationError.of(self._problems)
 
+    def check(self, ok: bool, key: str, allowed: str) -> None:
+        if not ok:
+            problem = Problem(key=f"{self._prefix}{key}", value=getattr(self._of, key), allowed=allowed)
+            self._problems.append(problem)
 
-def _share(key: str, value: float) -> None:
-    _check(_is_number(value) and 0 <= value <= 1, key, value, "a number from 0 to 1")
+    def refuse(self, problem: Problem) -> None:
+        self._problems.append(problem)
+
+    def positive(self, *keys: str) -> None:
+        for key in keys:
+            value = getattr(self._of, key)
+            self.check(_is_number(value) and 0 < value < float("inf"), key, "a number above 0")
+
+    def count(self, *keys: str, least: int = 1) -> None:
+        for key in keys:
+            value = getattr(self._of, key)
+            is_count = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            self.check(is_count, key, f"an integer of at least {least}")
+
+    def share(self, *keys: str) -> None:
+        for key in keys:
+            value = getattr(self._of, key)
+            self.check(_is_number(value) and 0 <= value <= 1, key, "a number from 0 to 1")
+
+    def path(self, *keys: str) -> None:
+        for key in keys:
+            value = getattr(self._of, key)
+            is_path = (
+                isinstance(value, str) and value.startswith("/") and not any(c in value for c in " ?#\r\n")
+            )
+            self.check(is_path, key, "a path that begins with / and has no query")
 
 
 def _is_number(value: object) -> bool:
@@ -76,17 +105,12 @@ class BreakerConfig:
     minimum_calls: int = 20
 
     def __post_init__(self) -> None:
-        _count("breaker.failure_threshold", self.failure_threshold)
-        _positive("breaker.monitoring_period", self.monitoring_period)
-        _positive("breaker.reset_timeout", self.reset_timeout)
-        _count("breaker.half_open_max_calls", self.half_open_max_calls)
-        _count("breaker.half_open_successes", self.half_open_successes)
-        _positive("breaker.permit_timeout", self.permit_timeout)
-        _positive("breaker.slow_call_seconds", self.slow_call_seconds)
-        _count("breaker.minimum_calls", self.minimum_calls)
-        for key, value in (("failure_rate", self.failure_rate), ("slow_call_rate", self.slow_call_rate)):
-            if value is not None:
-                _share(f"breaker.{key}", value)
+        with _Table("breaker", self) as table:
+            table.count("failure_threshold", "half_open_max_calls", "half_open_successes", "minimum_calls")
+            table.positive("monitoring_period", "reset_timeout", "permit_timeout", "slow_call_seconds")
+            for key in ("failure_rate", "slow_call_rate"):
+                if getattr(self, key) is not None:
+                    table.share(key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +135,12 @@ class LifecycleConfig:
     close_timeout: float = 2.0
 
     def __post_init__(self) -> None:
-        for key in self.__slots__:
-            value = getattr(self, key)
-            if key in ("retry_attempts", "young_limit"):
-                _count(key, value)
-            else:
-                _positive(key, value)
+        with _Table("lifecycle", self) as table:
+            for key in self.__slots__:
+                if key in ("retry_attempts", "young_limit"):
+                    table.count(key)
+                else:
+                    table.positive(key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +153,8 @@ class SelectionWeights:
     cost_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        for key in self.__slots__:
-            _share(f"selection.{key}", getattr(self, key))
+        with _Table("selection", self) as table:
+            table.share(*self.__slots__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,26 +177,18 @@ class FailoverConfig:
     hold_max: float = 10.0
 
     def __post_init__(self) -> None:
-        _check(
-            isinstance(self.fallback_chain, tuple)
-            and len(set(self.fallback_chain)) == len(self.fallback_chain) > 0,
-            "fallback_chain",
-            self.fallback_chain,
-            "the types of transports, each once, best first",
-        )
-        for key in (
-            "preference_delay",
-            "min_stay",
-            "ejection_initial",
-            "ejection_max",
-            "forgiven_after",
-            "drain_timeout",
-            "hold_initial",
-            "hold_factor",
-            "hold_max",
-        ):
-            _positive(f"failover.{key}", getattr(self, key))
-        _share("failover.lead", self.lead)
+        with _Table("failover", self) as table:
+            table.check(
+                isinstance(self.fallback_chain, tuple)
+                and len(set(self.fallback_chain)) == len(self.fallback_chain) > 0,
+                "fallback_chain",
+                "the types of transports, each once, best first",
+            )
+            table.positive(
+                "preference_delay", "min_stay", "ejection_initial", "ejection_max", "forgiven_after"
+            )
+            table.positive("drain_timeout", "hold_initial", "hold_factor", "hold_max")
+            table.share("lead")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,11 +203,11 @@ class WebSocketConfig:
     cost: float = 0.1
 
     def __post_init__(self) -> None:
-        _path("websocket.path", self.path)
-        _count("websocket.max_message_bytes", self.max_message_bytes)
-        _count("websocket.max_queue_bytes", self.max_queue_bytes)
-        _count("websocket.fragment_bytes", self.fragment_bytes, 126)
-        _share("websocket.cost", self.cost)
+        with _Table("websocket", self) as table:
+            table.path("path")
+            table.count("max_message_bytes", "max_queue_bytes")
+            table.count("fragment_bytes", least=126)
+            table.share("cost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,14 +226,11 @@ class HttpConfig:
     cost: float = 0.2
 
     def __post_init__(self) -> None:
-        _path("http.prefix", self.prefix)
-        _path("http.health_path", self.health_path)
-        _count("http.max_connections", self.max_connections)
-        _count("http.max_message_bytes", self.max_message_bytes)
-        _count("http.queue_size", self.queue_size)
-        _positive("http.stream_proof_timeout", self.stream_proof_timeout)
-        _positive("http.poll_hold", self.poll_hold)
-        _share("http.cost", self.cost)
+        with _Table("http", self) as table:
+            table.path("prefix", "health_path")
+            table.count("max_connections", "max_message_bytes", "queue_size")
+            table.positive("stream_proof_timeout", "poll_hold")
+            table.share("cost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,17 +247,11 @@ class FolderConfig:
     cost: float = 0.3
 
     def __post_init__(self) -> None:
-        _count("folder.max_message_bytes", self.max_message_bytes)
-        _count("folder.queue_size", self.queue_size)
-        _positive("folder.rescan_interval", self.rescan_interval)
-        _check(
-            self.durability in ("none", "file", "full"),
-            "folder.durability",
-            self.durability,
-            "none, file or full",
-        )
-        _positive("folder.orphan_age", self.orphan_age)
-        _share("folder.cost", self.cost)
+        with _Table("folder_options", self) as table:
+            table.count("max_message_bytes", "queue_size")
+            table.positive("rescan_interval", "orphan_age")
+            table.check(self.durability in ("none", "file", "full"), "durability", "none, file or full")
+            table.share("cost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,13 +281,18 @@ class PipeConfig:
     selection: SelectionWeights = field(default_factory=SelectionWeights)
 
     def __post_init__(self) -> None:
-        for key in ("timeout", "connect_timeout", "close_timeout", "health_interval"):
-            _positive(key, getattr(self, key))
-        _count("retry_attempts", self.retry_attempts)
-        _count("queue_size", self.queue_size)
-        _count("push_queue_size", self.push_queue_size)
-        if self.server_url is None and self.folder is None:
-            raise ConfigurationError("neither server_url nor folder is given: give one of them, or both")
+        with _Table("", self) as table:
+            table.positive("timeout", "connect_timeout", "close_timeout", "health_interval")
+            table.count("retry_attempts", "queue_size", "push_queue_size")
+            if self.server_url is None and self.folder is None:
+                table.refuse(
+                    Problem(
+                        key="server_url",
+                        value=None,
+                        allowed="server_url, folder, or both",
+                        text="neither server_url nor folder is given: give one of them, or both",
+                    )
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,28 +319,8 @@ class ServerConfig:
     session_ttl: float = 3600.0  #: a session nobody has used for so long is forgotten, and then refused
 
     def __post_init__(self) -> None:
-        _path("server.prefix", self.prefix)
-        _path("server.health_path", self.health_path)
-        for key in (
-            "max_message_bytes",
-            "websocket_max_message_bytes",
-            "max_sessions",
-            "max_replies",
-            "max_reply_bytes",
-            "max_pushes",
-            "max_push_bytes",
-            "max_running",
-            "max_streams",
-        ):
-            _count(f"server.{key}", getattr(self, key))
-        for key in ("hold", "accept_after", "keep_alive", "handler_timeout", "session_ttl"):
-            _positive(f"server.{key}", getattr(self, key))
-
-
-def _path(key: str, value: str) -> None:
-    _check(
-        isinstance(value, str) and value.startswith("/") and not any(c in value for c in " ?#\r\n"),
-        key,
-        value,
-        "a path that begins with / and has no query",
-    )
+        with _Table("server", self) as table:
+            table.path("prefix", "health_path")
+            table.count("max_message_bytes", "websocket_max_message_bytes", "max_sessions", "max_replies")
+            table.count("max_reply_bytes", "max_pushes", "max_push_bytes", "max_running", "max_streams")
+            table.positive("hold", "accept_after", "keep_alive", "handler_timeout", "session_ttl")

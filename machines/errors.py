@@ -1,7 +1,7 @@
 """Everything that devpipe raises.
 
 DevPipeError                  outcome, safe_to_resend, message_id
-├── ConfigurationError        also ValueError: a setting, an address or a name is wrong
+├── ConfigurationError        also ValueError: a setting, an address or a name is wrong (problems: each of them)
 ├── InvalidMessage            also ValueError: this message cannot be put on any wire
 ├── DeadlineExceeded          also TimeoutError: the caller's time ran out
 ├── HandlerError              theirs: the handler ran and failed (code, details); outcome executed
@@ -20,7 +20,8 @@ all attempts, so it may be believed without knowing how many transports were tri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "ModelSelectionError",
     "Outcome",
     "PipeClosed",
+    "Problem",
     "QueueFull",
     "RequestRefused",
     "TransportError",
@@ -95,8 +97,47 @@ class DevPipeError(Exception):
         return self.outcome in (None, Outcome.NEVER_SENT, Outcome.REJECTED)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One setting that is wrong; printed, it is a sentence.
+
+    ``key``: the dotted name of the setting, or what was given in place of one. ``value``: what was given, None where it
+    is not to be shown. ``source``: where it came from, in words, None if nobody said. ``allowed``: what may be given.
+    ``meant``: the name that is probably meant, where the name is wrong. ``text``: the sentence, where it is another one
+    than "key = value is not allowed".
+    """
+
+    key: str
+    value: object
+    allowed: str
+    source: str | None = None
+    meant: str | None = None
+    text: str | None = None
+
+    def __str__(self) -> str:
+        if self.text is not None:
+            return self.text
+        origin = "" if self.source is None else f" from {self.source}"
+        return f"{self.key} = {self.value!r}{origin} is not allowed: give {self.allowed}"
+
+
 class ConfigurationError(DevPipeError, ValueError):
-    """A setting is wrong. The text names the key, the value, where it came from and what is allowed."""
+    """Something is set up wrongly. The text names the key, the value, where it came from and what is allowed.
+
+    ``problems``: each wrong setting, where settings were read; all of them are said at once.
+    """
+
+    def __init__(self, text: str, *, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(text)
+        self.problems = tuple(problems)
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> ConfigurationError:
+        """The error that says all these, a line each."""
+        if len(problems) == 1:
+            return cls(str(problems[0]), problems=problems)
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        return cls(f"{len(problems)} settings are wrong:{lines}", problems=problems)
 
 
 class InvalidMessage(DevPipeError, ValueError):

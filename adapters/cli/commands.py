@@ -16,6 +16,7 @@ import click
 from rich.console import Console
 
 import devpipe
+from devpipe.cli.config import config
 
 __all__ = ["main"]
 
@@ -60,6 +61,9 @@ def cli(debug: bool) -> None:
     if debug:
         logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
         logging.getLogger("devpipe").setLevel(logging.DEBUG)
+
+
+cli.add_command(config)
 
 
 def main() -> NoReturn:

@@ -7,9 +7,8 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
-from urllib.parse import urlsplit
 
-from devpipe.adapters.client.configuration import load_config
+from devpipe.adapters.client.configuration import ENVIRONMENT_TOKEN, MEMORY, address_problem, load_config
 from devpipe.adapters.client.pipe import Pipe
 from devpipe.adapters.client.single import SingleTransport
 from devpipe.adapters.transports.registry import TokenProvider, TransportContext, build_transports
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from devpipe.adapters.transports.owner import Household
 
 __all__ = ["PipeOptions", "SingleOptions", "connect", "connect_single"]
-
-#: What stands for an address where the server is an object of this program.
-MEMORY = "memory://"
 
 
 def connect(
@@ -53,9 +49,11 @@ def connect(
     without one there is no folder transport. ``token``: a text, or an async function that gives one
     (``DEVPIPE_TOKEN`` if neither). ``transports``: only these. ``wait=False`` enters before any transport is proven.
     ``timeout`` and ``connect_timeout`` in seconds. ``settings``: anything else of the configuration, by dotted key
-    (``{"http.max_connections": 4}``); ``config`` takes the whole tree as it is instead.
+    (``{"http.max_connections": 4}``); what is not given here comes from ``DEVPIPE_*`` variables, then from
+    ``config_file`` (default: the one that is found, see ``load_settings``). ``config`` takes the whole tree as it is
+    instead.
 
-    Raises ``ConfigurationError`` that names what is wrong. Nothing happens before the pipe is entered.
+    Raises ``ConfigurationError`` that names all that is wrong. Nothing happens before the pipe is entered.
     """
     inside = None if server_url is None or isinstance(server_url, str) else _inside(server_url)
     if config is None:
@@ -72,7 +70,9 @@ def connect(
         chain = replace(config.failover, fallback_chain=("memory", "folder"))
         config = replace(config, failover=chain)
     elif config.server_url is not None:
-        _check_url(config.server_url)
+        problem = address_problem(config.server_url)
+        if problem is not None:
+            raise ConfigurationError.of([problem])
     provider = _provider(token)
     names = None if transports is None else list(transports)
 
@@ -138,25 +138,9 @@ def _inside(server: object) -> Server:
     return server
 
 
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        port_is_fine = parts.port is None or parts.port > 0
-    except ValueError:  # a port that is no number, brackets that do not close
-        parts, port_is_fine = urlsplit(""), False
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
-        raise ConfigurationError(
-            f"server_url = {url!r} is not allowed: give an address like http://127.0.0.1:8000"
-        )
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError(
-            "server_url must hold no user, password, query or fragment: give a token with token= instead"
-        )
-
-
 def _provider(token: str | Callable[[], Awaitable[str]] | None) -> TokenProvider | None:
     if token is None:
-        token = os.environ.get("DEVPIPE_TOKEN") or None
+        token = os.environ.get(ENVIRONMENT_TOKEN) or None
     if token is None or callable(token):
         return token
     if not token or not token.isprintable() or not token.isascii() or " " in token:

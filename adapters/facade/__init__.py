@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from devpipe.adapters.client.configuration import Origin, Setting, Settings, load_settings
 from devpipe.adapters.client.connect import connect, connect_single
 from devpipe.adapters.client.explain import Explanation
 from devpipe.adapters.client.pipe import Pipe
@@ -44,6 +45,7 @@ from devpipe.machines.errors import (
     ModelSelectionError,
     Outcome,
     PipeClosed,
+    Problem,
     QueueFull,
     RequestRefused,
     TransportError,
@@ -93,6 +95,7 @@ __all__ = [
     "ModelSelectionRequest",
     "ModelSelectionService",
     "ModelSelector",
+    "Origin",
     "Outcome",
     "Pipe",
     "PipeClosed",
@@ -100,11 +103,14 @@ __all__ = [
     "Position",
     "Preferences",
     "Priority",
+    "Problem",
     "QueueFull",
     "RequestRefused",
     "SelectionWeights",
     "Server",
     "ServerConfig",
+    "Setting",
+    "Settings",
     "SingleTransport",
     "Subscription",
     "Transport",
@@ -114,6 +120,7 @@ __all__ = [
     "__version__",
     "connect",
     "connect_single",
+    "load_settings",
     "supports_filesystem",
     "supports_websockets",
 ]
