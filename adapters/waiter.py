@@ -1,4 +1,4 @@
-"""How a caller waits for its reply: the one room that knows which event loop runs.
+"""How a caller waits for its reply, and how other threads get in: the one room that knows which event loop runs.
 
 An asyncio future or a parked trio task, behind one face: an event object of anyio would cost several times as
 much per message.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Generator
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["Waiter", "in_trio", "waiter_factory"]
+__all__ = ["Waiter", "entrance", "in_trio", "waiter_factory"]
 
 
 class Waiter(Protocol):
@@ -40,6 +42,18 @@ def waiter_factory() -> Callable[[], Waiter]:
     if in_trio():
         return _TrioWaiter
     return asyncio.get_running_loop().create_future
+
+
+def entrance() -> Callable[[Callable[[], object]], object]:
+    """What has the event loop that runs now call a function soon, in its own context; never waits, from any thread.
+
+    Used after the loop has ended it raises ``RuntimeError``.
+    """
+    if in_trio():
+        import trio
+
+        return trio.lowlevel.current_trio_token().run_sync_soon
+    return partial(asyncio.get_running_loop().call_soon_threadsafe, context=copy_context())
 
 
 class _TrioWaiter:

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from devpipe.adapters.client.configuration import Origin, Setting, Settings, load_settings
 from devpipe.adapters.client.connect import connect, connect_single
 from devpipe.adapters.client.explain import Explanation
@@ -118,9 +120,22 @@ __all__ = [
     "TransportType",
     "WebSocketConfig",
     "__version__",
+    "blocking",
     "connect",
     "connect_single",
     "load_settings",
     "supports_filesystem",
     "supports_websockets",
 ]
+
+if TYPE_CHECKING:
+    from devpipe import blocking as blocking
+else:  # seen by type checkers, it would give a type to every misspelt name
+
+    def __getattr__(name: str) -> object:
+        """``devpipe.blocking`` is imported when somebody asks for it."""
+        if name == "blocking":
+            import importlib
+
+            return importlib.import_module("devpipe.blocking")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
