@@ -11,12 +11,30 @@ import os
 import secrets
 import stat
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar, assert_never, cast
 
 from devpipe.machines.errors import ConfigurationError
+from devpipe.machines.protocols.folder_steps import (
+    Answer,
+    Link,
+    Linked,
+    Look,
+    Move,
+    Place,
+    Program,
+    Read,
+    Remove,
+    Seen,
+    Step,
+    Write,
+)
 
-__all__ = ["Directory", "NotAFile", "open_directory"]
+__all__ = ["Carrier", "Directory", "NotAFile", "draft_name", "open_directory"]
+
+R = TypeVar("R")
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
@@ -79,32 +97,29 @@ class Directory:
             self.remove(name)
             raise
 
-    def move_to(self, name: str, target: Directory, new: str, *, durability: str = "none") -> None:
+    def move_to(self, name: str, target: Directory, new: str) -> None:
         """Give a file its final place: complete when the name appears."""
         os.rename(name, new, src_dir_fd=self._fd, dst_dir_fd=target._fd)
-        if durability == "full":
-            os.fsync(target._fd)
 
-    def claim(self, name: str, target: Directory, new: str) -> bool:
-        """Take a file away from all others: True for the one who wins.
+    def link_to(self, name: str, target: Directory) -> Linked:
+        """Give a file a second name, the same one in ``target``.
 
-        By a second name and the removal of the first, since a rename out of a watched directory holds up watchdog for
-        half a second; by rename where the file system has no second names.
+        By this and the removal of the first name a file is claimed, since a rename out of a watched directory holds up
+        watchdog for half a second.
         """
         try:
-            os.link(name, new, src_dir_fd=self._fd, dst_dir_fd=target._fd, follow_symlinks=False)
+            os.link(name, name, src_dir_fd=self._fd, dst_dir_fd=target._fd, follow_symlinks=False)
         except (FileExistsError, FileNotFoundError):
-            return False  # somebody else has it, or had it
+            return Linked.LOST  # somebody else has it, or had it
         except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            try:
-                os.rename(name, new, src_dir_fd=self._fd, dst_dir_fd=target._fd)
-            except FileNotFoundError:
-                return False
-            return True
-        self.remove(name)
-        return True
+            if error.errno in _NO_LINKS:
+                return Linked.IMPOSSIBLE
+            raise
+        return Linked.MADE
+
+    def sync(self) -> None:
+        """Bring its names to the disk."""
+        os.fsync(self._fd)
 
     def remove(self, name: str) -> bool:
         """Remove a file; True if it was there."""
@@ -121,6 +136,21 @@ class Directory:
         except FileNotFoundError:
             return None
         return status.st_mtime if stat.S_ISREG(status.st_mode) else None
+
+    def remove_sub(self, name: str) -> bool:
+        """Remove an empty directory; False if it is not empty, or is gone."""
+        try:
+            os.rmdir(name, dir_fd=self._fd)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                return False
+            raise
+        return True
+
+    @property
+    def removed(self) -> bool:
+        """Somebody has removed it: nothing can be put into it any more."""
+        return os.fstat(self._fd).st_nlink == 0
 
     def sub(self, name: str, *, make: bool) -> Directory:
         """A directory in it; made with mode 0700 where that is wanted. Raises ``OSError`` if it is a link."""
@@ -145,6 +175,58 @@ class Directory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Carrier:
+    """Carries programs out, step by step, in these directories. It decides nothing.
+
+    ``now``: what time it is on the clock that stamps the files. ``durability``: of each file that is written.
+    """
+
+    def __init__(
+        self,
+        places: Mapping[Place, Directory],
+        *,
+        now: Callable[[], float],
+        durability: str = "none",
+    ) -> None:
+        self._places = places
+        self._now = now
+        self._durability = durability
+
+    def run(self, program: Program[R]) -> R:
+        """Returns what the program returns. Raises the ``OSError`` that it does not catch."""
+        try:
+            step = next(program)
+            while True:
+                try:
+                    answer = self._do(step)
+                except OSError as error:
+                    step = program.throw(error)
+                else:
+                    step = program.send(answer)
+        except StopIteration as end:
+            return cast("R", end.value)
+
+    def _do(self, step: Step) -> Answer:
+        match step:
+            case Write(place, name, data):
+                self._places[place].write(name, data, durability=self._durability)
+                return None
+            case Move(source, name, target, new):
+                self._places[source].move_to(name, self._places[target], new)
+                return None
+            case Link(source, name, target):
+                return self._places[source].link_to(name, self._places[target])
+            case Remove(place, name):
+                return self._places[place].remove(name)
+            case Read(place, name, limit):
+                return self._places[place].read(name, limit)
+            case Look(place, name):
+                modified = self._places[place].modified(name)
+                return None if modified is None else Seen(modified=modified, now=self._now())
+            case _ as never:
+                assert_never(never)
 
 
 def open_directory(path: Path, *, make: bool, allow_shared: bool) -> Directory:

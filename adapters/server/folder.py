@@ -11,13 +11,15 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskStatus
 
-from devpipe.adapters.ports.folder import Directory, draft_name, open_directory
+from devpipe.adapters.ports.folder import Carrier, Directory, draft_name, open_directory
 from devpipe.adapters.ports.watcher import Watcher
 from devpipe.machines.config import FolderConfig
 from devpipe.machines.errors import ConfigurationError
 from devpipe.machines.message import Position
+from devpipe.machines.protocols.envelope import valid_id
 from devpipe.machines.protocols.folder import (
     BEAT,
     beat_data,
@@ -29,6 +31,7 @@ from devpipe.machines.protocols.folder import (
     response_name,
     scan_requests,
 )
+from devpipe.machines.protocols.folder_steps import Place, give, sweep, take
 
 if TYPE_CHECKING:
     from devpipe.adapters.server.server import Server
@@ -71,6 +74,7 @@ class FolderServer:
             try:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._beats)
+                    tasks.start_soon(self._sweeps)
                     task_status.started()
                     await self._serve()
             finally:
@@ -88,12 +92,29 @@ class FolderServer:
             subs.append(root.sub(name, make=True))
             opened.append(subs[-1])
         self._requests, self.clients, self.tmp, self.claims = subs
+        self._places = {
+            Place.ROOT: root,
+            Place.REQUESTS: self._requests,
+            Place.TMP: self.tmp,
+            Place.CLAIMS: self.claims,
+        }
+        self._carrier = Carrier(self._places, now=self.files_now)
+
+    def files_now(self) -> float:
+        """What time it is on the clock that stamps the files, by our last beat: another machine may keep them."""
+        beat = self._root.modified("server.json")
+        return self._server.clock.wall() if beat is None else beat
+
+    def at_home(self, home: Directory) -> Carrier:
+        """Carries out what concerns the folder of one client."""
+        return Carrier(
+            {**self._places, Place.HOME: home}, now=self.files_now, durability=self._config.durability
+        )
 
     def _stir(self) -> None:
         self._wake.set()
 
     async def _serve(self) -> None:
-        self._sweep()
         while True:
             self._take_all()
             self._wake = anyio.Event()
@@ -111,9 +132,9 @@ class FolderServer:
             await anyio.sleep(BEAT)
 
     def _beat(self, count: int) -> None:
-        draft = draft_name()
-        self.tmp.write(draft, beat_data(self._server.identity, count))
-        self.tmp.move_to(draft, self._root, "server.json")
+        self._carrier.run(
+            give(draft_name(), beat_data(self._server.identity, count), Place.ROOT, "server.json")
+        )
 
     def _take_all(self) -> None:
         try:
@@ -122,11 +143,10 @@ class FolderServer:
             log.warning("the requests cannot be listed: %s", error.strerror or error)
             return
         scan = scan_requests(names)
-        if scan.strange:
-            strange = {name for name in names if name not in scan.names}
-            for name in strange - self._strange:
-                self._refuse(name, "it is no request")
-            self._strange = strange
+        strange: set[str] = set(names).difference(scan.names) if scan.strange else set()
+        for name in strange - self._strange:
+            self._refuse(name, "it is no request")
+        self._strange = self._strange.intersection(names) | strange
         for name in scan.names:
             if name not in self._strange:
                 self._take(name)
@@ -145,38 +165,64 @@ class FolderServer:
                     self._strange.add(name)
                     self._refuse(name, "it is no plain file")
                 return
-            if not self._requests.claim(name, self.claims, name):
-                return
+            limit = self._server.config.max_message_bytes + ENVELOPE_ROOM
+            taken = self._carrier.run(take(name, age=self._config.orphan_age, limit=limit))
         except OSError as error:
             self._strange.add(name)
             self._refuse(name, error.strerror or str(error))
             return
-        try:
-            data = self.claims.read(name, self._server.config.max_message_bytes + ENVELOPE_ROOM)
-        except OSError as error:
-            self._refuse(name, error.strerror or str(error))
-            self.claims.remove(name)
+        if taken is None:
+            return
+        if taken.data is None:
+            log.warning("%r in the folder was too old to be run, and is removed", name[:80])
             return
         path = self._clients.pop(client, None) or _ClientPath(self, client, self._config)
         self._clients[client] = path  # newest last
         if len(self._clients) > MAX_CLIENTS:
             self._server.drop(self._clients.pop(next(iter(self._clients))))
-        self._server.receive(data, path)
+        self._server.receive(taken.data, path)
 
     def _refuse(self, name: str, why: str) -> None:
         self.refused += 1
         log.warning("%r in the folder was left alone: %s", name[:80], why)
 
-    def _sweep(self) -> None:
-        """Claims and drafts that are surely old: whoever made them is gone, and nobody waits any more."""
-        now = self._server.clock.wall()
-        for directory in (self.claims, self.tmp):
-            for name in directory.names():
-                modified = directory.modified(name)
-                if modified is not None and is_orphan(
-                    modified=modified, now=now, age=self._config.orphan_age
-                ):
-                    directory.remove(name)
+    async def _sweeps(self) -> None:
+        """Remove what is surely old: whoever made it is gone, and nobody waits any more."""
+        while True:
+            try:
+                await self._sweep(self._carrier, Place.CLAIMS, self.claims)
+                await self._sweep(self._carrier, Place.TMP, self.tmp)
+                for client in self.clients.names():
+                    if valid_id(client):
+                        await self._sweep_home(client)
+            except OSError as error:  # a disk that fails may come back; until then nothing is lost
+                log.warning("the folder cannot be swept: %s", error.strerror or error)
+            await anyio.sleep(self._config.orphan_age)
+
+    async def _sweep(self, carrier: Carrier, place: Place, directory: Directory) -> None:
+        for name in directory.names():
+            carrier.run(sweep(place, name, age=self._config.orphan_age))
+            await anyio.lowlevel.checkpoint()  # there may be very many
+
+    async def _sweep_home(self, client: str) -> None:
+        try:
+            home = self.clients.sub(client, make=False)
+        except OSError:
+            return  # it has just gone, or is none of ours
+        with home:
+            written = home.status().st_mtime  # before we change it
+            await self._sweep(self.at_home(home), Place.HOME, home)
+        if is_orphan(modified=written, now=self.files_now(), age=self._config.orphan_age):
+            # a client that still lives notices, and makes it anew
+            self.clients.remove_sub(client)
+        await anyio.lowlevel.checkpoint()
+
+    def release(self, name: str) -> None:
+        """A request of ours is answered: nobody needs to be kept from it any more."""
+        try:
+            self.claims.remove(name)
+        except OSError as error:  # it is swept when it is old
+            log.warning("the claim %s cannot be removed: %s", name, error.strerror or error)
 
     def forget(self, client: str) -> None:
         """This client's folder is gone."""
@@ -211,22 +257,18 @@ class _ClientPath:
             self._put(push_name(position.offset), data)
         elif reply_to is not None and client_of(reply_to) == self._client:
             self._put(response_name(reply_to), data)
-            self._folder.claims.remove(request_name(reply_to))
+            self._folder.release(request_name(reply_to))
 
     def close(self, code: int, error: str) -> None:
         # nothing needs to be said: the beat ends with the server; who is not heard any more may begin again
         self._folder.forget(self._client)
 
     def _put(self, name: str, data: bytes) -> None:
-        draft = draft_name()
         try:
             with self._folder.clients.sub(self._client, make=False) as home:
-                self._folder.tmp.write(draft, data, durability=self._durability)
-                try:
-                    self._folder.tmp.move_to(draft, home, name, durability=self._durability)
-                except BaseException:
-                    self._folder.tmp.remove(draft)
-                    raise
+                self._folder.at_home(home).run(give(draft_name(), data, Place.HOME, name))
+                if self._durability == "full":
+                    home.sync()
         except FileNotFoundError:
             self._folder.forget(self._client)  # the client has removed its folder: it wants nothing more
         except OSError as error:

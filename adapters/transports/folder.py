@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 
 from devpipe.adapters.ports.clock import Clock
-from devpipe.adapters.ports.folder import Directory, NotAFile, draft_name, open_directory
+from devpipe.adapters.ports.folder import Carrier, Directory, NotAFile, draft_name, open_directory
 from devpipe.adapters.ports.watcher import Watcher
 from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.link import Capabilities, LinkHost, LinkLost, Terms
@@ -27,12 +27,11 @@ from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.folder import (
     Beat,
     BeatWatch,
-    is_orphan,
     read_beat,
     request_name,
-    response_name,
     scan_client,
 )
+from devpipe.machines.protocols.folder_steps import Place, collect, give, sweep, withdraw
 
 __all__ = ["FolderLink", "capabilities", "factory"]
 
@@ -119,6 +118,16 @@ class FolderLink:
             self._claims = self._keep(root.sub("claims", make=False))
             clients = self._keep(root.sub("clients", make=False))
             self._mine = self._keep(clients.sub(self._client, make=True))
+            self._carrier = Carrier(
+                {
+                    Place.REQUESTS: self._requests,
+                    Place.TMP: self._tmp,
+                    Place.CLAIMS: self._claims,
+                    Place.HOME: self._mine,
+                },
+                now=self._files_now,
+                durability=self._config.durability,
+            )
             self._beats.look(self._read_beat(), now=self._clock.now())
         except FileNotFoundError as error:
             raise LinkLost(
@@ -200,27 +209,30 @@ class FolderLink:
 
     def _write_all(self) -> None:
         assert self._host is not None  # the driver opens before it runs
+        if self._outbox and self._mine.removed:
+            # nobody could answer: a link that begins anew makes it anew
+            raise LinkLost(
+                Failure(kind=FailureKind.UNAVAILABLE, reason="our directory in the folder was removed")
+            )
         for _ in range(len(self._outbox)):
             call = self._outbox.popleft()
-            draft = draft_name()
+            call.handed_over = True
+            self._out[call.id] = call
             try:
-                self._tmp.write(draft, call.data, durability=self._config.durability)
-                call.handed_over = True
-                self._out[call.id] = call
-                try:
-                    self._tmp.move_to(
-                        draft, self._requests, request_name(call.id), durability=self._config.durability
-                    )
-                except BaseException:
-                    call.handed_over = False
-                    del self._out[call.id]
-                    self._tmp.remove(draft)
-                    raise
-            except FileNotFoundError as error:
-                self._outbox.appendleft(call)
-                raise LinkLost(_failure("the folder is gone", error)) from error
+                self._carrier.run(give(draft_name(), call.data, Place.REQUESTS, request_name(call.id)))
             except OSError as error:
+                call.handed_over = False
+                del self._out[call.id]
+                if isinstance(error, FileNotFoundError):
+                    self._outbox.appendleft(call)
+                    raise LinkLost(_failure("the folder is gone", error)) from error
                 self._host.undelivered(call, _failure("the request cannot be written", error))
+                continue
+            if self._config.durability == "full":
+                try:
+                    self._requests.sync()
+                except OSError as error:  # it is out, and may be answered all the same
+                    self._trouble(f"the request {call.id} may not outlive a power cut: {error.strerror}")
 
     def _take_all(self) -> None:
         assert self._host is not None  # as above
@@ -228,15 +240,15 @@ class FolderLink:
             scan = scan_client(self._mine.names())
         except OSError as error:
             raise LinkLost(_failure("the folder cannot be read", error)) from error
+        limit = self._config.max_message_bytes + ENVELOPE_ROOM
         for name in scan.names:
             try:
-                data = self._mine.read(name, self._config.max_message_bytes + ENVELOPE_ROOM)
+                data = self._carrier.run(collect(name, limit=limit))
             except FileNotFoundError:
                 continue  # taken by an earlier link of this pipe
             except OSError as error:
                 self._set_aside(name, error)
                 continue
-            self._mine.remove(name)
             if name.startswith("response_"):
                 self._out.pop(name[len("response_") : -len(".json")], None)
             self._host.heard()
@@ -245,7 +257,7 @@ class FolderLink:
             known = {n for n in self._mine.names() if n not in scan.names}
             for name in known - self._strange:
                 self._trouble(f"an entry that is no message of ours: {name[:80]!r}")
-            self._strange = known
+            self._strange = known | self._strange.intersection(scan.names)
 
     def _set_aside(self, name: str, error: OSError) -> None:
         """Something planted, or unreadable: it is counted once, never opened again, and left to its owner."""
@@ -282,10 +294,8 @@ class FolderLink:
     def _reclaim(self, call: Call) -> None:
         """Take a request back: if our claim wins, nobody has seen it."""
         try:
-            # the same name that a server claims it under, so that one of us wins
-            if self._requests.claim(request_name(call.id), self._claims, request_name(call.id)):
+            if self._carrier.run(withdraw(request_name(call.id))):
                 call.handed_over = False
-                self._claims.remove(request_name(call.id))
         except OSError as error:
             self._trouble(f"the request {call.id} cannot be withdrawn: {error.strerror or error}")
 
@@ -297,14 +307,15 @@ class FolderLink:
 
     def _sweep(self) -> None:
         """Remove what an earlier run of ours has left, when it is surely old. Others' files are theirs."""
-        now = self._clock.wall()
-        for name in self._mine.names():
-            id = name[len("response_") : -len(".json")] if name.startswith("response_") else None
-            if id is None or response_name(id) != name:
-                continue
-            modified = self._mine.modified(name)
-            if modified is not None and is_orphan(modified=modified, now=now, age=self._config.orphan_age):
-                self._mine.remove(name)
+        try:
+            for name in self._mine.names():
+                self._carrier.run(sweep(Place.HOME, name, age=self._config.orphan_age))
+        except OSError as error:
+            self._trouble(f"our directory in the folder cannot be swept: {error.strerror or error}")
+
+    def _files_now(self) -> float:
+        beat = self._root.modified("server.json")  # stamped by whoever keeps the files, a second ago
+        return self._clock.wall() if beat is None else beat
 
 
 def _failure(what: str, error: OSError) -> Failure:

@@ -27,6 +27,7 @@ __all__ = [
     "Scan",
     "beat_data",
     "client_of",
+    "is_message",
     "is_orphan",
     "push_name",
     "read_beat",
@@ -106,6 +107,11 @@ def scan_client(names: Iterable[str]) -> Scan:
             strange += 1
     names = (*sorted(responses), *(name for _, name in sorted(pushes)))
     return Scan(names=tuple(names)[:MAX_ENTRIES], strange=strange)
+
+
+def is_message(name: str) -> bool:
+    """True if a file in a client's folder is a response or a push."""
+    return _between(name, "response_") is not None or _push_number(name) is not None
 
 
 def is_orphan(*, modified: float, now: float, age: float) -> bool:

@@ -1,0 +1,239 @@
+"""What is done to a shared folder, as programs of atomic steps: give, claim, take, withdraw, sweep.
+
+A program is a generator. It yields one step, is sent what the file system answers (an ``OSError`` is thrown into it),
+and returns what came of it. Between two steps anything may happen: other processes do theirs, and a killed process ends
+at any of them. Whoever carries a program out decides nothing, so what is explored in a model is what runs on a disk.
+
+The law of claiming: a claimer makes the second name ``claims/<name>`` and removes the first one. The claim is won by
+whoever *removed* the first name; the second name keeps the others out meanwhile, also if its maker was killed between
+the two, until it is surely old. Where files cannot have two names, the rename decides.
+
+A claim may be swept from under a process that was frozen for longer than ``age``. Therefore the age is looked at once
+more when the claim is won: what may have been swept is too old to be run, by anybody.
+
+What these programs cannot know: whether the same id ran before. That is the server's memory of ids (``replies.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias, TypeVar, assert_never
+
+from devpipe.machines.protocols.envelope import valid_id
+from devpipe.machines.protocols.folder import is_message, is_orphan, request_id
+
+__all__ = [
+    "Answer",
+    "Link",
+    "Linked",
+    "Look",
+    "Move",
+    "Place",
+    "Program",
+    "Read",
+    "Remove",
+    "Seen",
+    "Step",
+    "Taken",
+    "Write",
+    "claim",
+    "collect",
+    "give",
+    "is_ours",
+    "sweep",
+    "take",
+    "withdraw",
+]
+
+R = TypeVar("R")
+
+
+class Place(Enum):
+    """The directories of a shared folder; ``HOME`` is the one of the client in question."""
+
+    ROOT = "root"
+    REQUESTS = "requests"
+    CLAIMS = "claims"
+    TMP = "tmp"
+    HOME = "home"
+
+
+class Linked(Enum):
+    """What came of a second name."""
+
+    MADE = "made"
+    LOST = "lost"  #: the first name is gone, or the second one is there already
+    IMPOSSIBLE = "impossible"  #: this file system knows no second names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A look at a plain file: when it was written, and what time it is, in seconds of one clock."""
+
+    modified: float
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Write a new file with this content. Answer: None."""
+
+    place: Place
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Rename, over whatever has the new name. Answer: None."""
+
+    source: Place
+    name: str
+    target: Place
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Give a file of ``source`` a second name, the same one, in ``target``. Answer: ``Linked``."""
+
+    source: Place
+    name: str
+    target: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove a name. Answer: True if it was there."""
+
+    place: Place
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read a whole file of at most ``limit`` bytes. Answer: its bytes."""
+
+    place: Place
+    name: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Ask for the age of a file. Answer: ``Seen``, None if it is gone or no plain file."""
+
+    place: Place
+    name: str
+
+
+Step: TypeAlias = Write | Move | Link | Remove | Read | Look
+Answer: TypeAlias = bool | bytes | Linked | Seen | None
+Program: TypeAlias = Generator[Step, Answer, R]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A request that is ours: its bytes, None if it was too old to be run and is removed."""
+
+    data: bytes | None
+
+
+# --- giving and fetching ------------------------------------------------------------------------------
+
+
+def give(draft: str, data: bytes, place: Place, name: str) -> Program[None]:
+    """Put a whole file in its place by way of ``tmp``. Raises ``OSError`` with nothing left behind."""
+    yield Write(Place.TMP, draft, data)
+    try:
+        yield Move(Place.TMP, draft, place, name)
+    except OSError:
+        yield Remove(Place.TMP, draft)
+        raise
+
+
+def collect(name: str, *, limit: int) -> Program[bytes]:
+    """Read what was given to a client, then remove it. Raises ``OSError`` with the file left as it was."""
+    data = yield Read(Place.HOME, name, limit)
+    assert isinstance(data, bytes)  # the answer of this step
+    yield Remove(Place.HOME, name)
+    return data
+
+
+# --- claiming -----------------------------------------------------------------------------------------
+
+
+def claim(name: str) -> Program[bool]:
+    """Take a request away from all others: True for the one who wins."""
+    match (yield Link(Place.REQUESTS, name, Place.CLAIMS)):
+        case Linked.MADE:
+            # whoever loses here was frozen for so long that its claim was swept: the file there is not its own
+            return bool((yield Remove(Place.REQUESTS, name)))
+        case Linked.IMPOSSIBLE:
+            try:
+                yield Move(Place.REQUESTS, name, Place.CLAIMS, name)
+            except FileNotFoundError:
+                return False  # somebody else has it
+            return True
+        case _:
+            return False
+
+
+def take(name: str, *, age: float, limit: int) -> Program[Taken | None]:
+    """A server takes a request of at most ``limit`` bytes; None if it is another's.
+
+    ``age``: what is older is removed, and not run (seconds).
+
+    Raises ``OSError`` if it is ours and cannot be read; it is removed then.
+    """
+    if not (yield from claim(name)):
+        return None
+    seen = yield Look(Place.CLAIMS, name)
+    if isinstance(seen, Seen) and is_orphan(modified=seen.modified, now=seen.now, age=age):
+        yield Remove(Place.CLAIMS, name)
+        return Taken(data=None)
+    try:
+        data = yield Read(Place.CLAIMS, name, limit)
+    except OSError:
+        yield Remove(Place.CLAIMS, name)
+        raise
+    assert isinstance(data, bytes)  # the answer of this step
+    return Taken(data=data)
+
+
+def withdraw(name: str) -> Program[bool]:
+    """A client takes its request back: True if nobody has seen it, or will."""
+    if not (yield from claim(name)):
+        return False
+    yield Remove(Place.CLAIMS, name)
+    return True
+
+
+# --- sweeping -----------------------------------------------------------------------------------------
+
+
+def is_ours(place: Place, name: str) -> bool:
+    """True if a name may be swept from this place when it is old: it is one that our programs leave there."""
+    match place:
+        case Place.CLAIMS:
+            return request_id(name) is not None
+        case Place.TMP:
+            return name.startswith("draft_") and valid_id(name)
+        case Place.HOME:
+            return is_message(name)
+        case Place.REQUESTS | Place.ROOT:
+            return False  # a request waits for its server; too old, it is taken and not run
+        case _ as never:
+            assert_never(never)
+
+
+def sweep(place: Place, name: str, *, age: float) -> Program[bool]:
+    """Remove what was left behind, if it is ours and surely old; True if it is gone by that."""
+    if not is_ours(place, name):
+        return False
+    seen = yield Look(place, name)
+    if not isinstance(seen, Seen) or not is_orphan(modified=seen.modified, now=seen.now, age=age):
+        return False
+    return bool((yield Remove(place, name)))
