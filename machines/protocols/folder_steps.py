@@ -11,7 +11,9 @@ the two, until it is surely old. Where files cannot have two names, the rename d
 A claim may be swept from under a process that was frozen for longer than ``age``. Therefore the age is looked at once
 more when the claim is won: what may have been swept is too old to be run, by anybody.
 
-What these programs cannot know: whether the same id ran before. That is the server's memory of ids (``replies.py``).
+What these programs cannot know: whether the same id ran before. That is the server's memory of ids (``replies.py``). A
+process that was frozen past the age may meet, under the name that it claimed, a repetition which another one has claimed
+since: therefore only messages of a session are repeated, and a session belongs to one server.
 """
 
 from __future__ import annotations
