@@ -1,14 +1,24 @@
-"""The messages that are no calls: hello, probes, attach, poll, cancel; and what a server answers to the first two."""
+"""The messages that are no calls: hello, probes, attach, poll, cancel, a push to try; and what a server answers to the first two."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 from devpipe.machines.protocols.envelope import Envelope, encode_payload
 
-__all__ = ["Attach", "Cancel", "Control", "Hello", "Poll", "Probe", "hello_payload", "read_control"]
+__all__ = [
+    "Attach",
+    "Cancel",
+    "Control",
+    "Hello",
+    "Poll",
+    "Probe",
+    "PushProbe",
+    "hello_payload",
+    "read_control",
+]
 
 #: A session id is a secret of so many characters: no client may choose one that can be guessed.
 MIN_SESSION, MAX_SESSION = 16, 128
@@ -27,6 +37,15 @@ class Probe(msgspec.Struct, kw_only=True):
     """``health_ping`` or ``ping``: send the nonce back."""
 
     nonce: str = ""
+
+
+class PushProbe(msgspec.Struct, kw_only=True):
+    """``health_push``: push the nonce to this session, so that it can be seen whether pushes arrive.
+
+    The nonce is short: the push must fit every transport, not only the one that asked.
+    """
+
+    nonce: Annotated[str, msgspec.Meta(max_length=128)] = ""
 
 
 class Attach(msgspec.Struct, kw_only=True):
@@ -51,12 +70,13 @@ class Cancel(msgspec.Struct, kw_only=True):
     id: str
 
 
-Control: TypeAlias = Hello | Probe | Attach | Poll | Cancel
+Control: TypeAlias = Hello | Probe | PushProbe | Attach | Poll | Cancel
 
 _DECODERS: dict[str, msgspec.json.Decoder[Control]] = {
     "hello": msgspec.json.Decoder(Hello),
     "health_ping": msgspec.json.Decoder(Probe),
     "ping": msgspec.json.Decoder(Probe),
+    "health_push": msgspec.json.Decoder(PushProbe),
     "attach": msgspec.json.Decoder(Attach),
     "poll": msgspec.json.Decoder(Poll),
     "cancel": msgspec.json.Decoder(Cancel),

@@ -25,6 +25,7 @@ from devpipe.machines.protocols.control import (
     Hello,
     Poll,
     Probe,
+    PushProbe,
     hello_payload,
     read_control,
 )
@@ -280,6 +281,8 @@ class Service:
                 self._executions.request(path, envelope, session, now=now, wall=wall)
             case Probe():
                 self._probe(path, envelope, control, wall=wall)
+            case PushProbe():
+                self._push_probe(path, envelope, control, session, wall=wall)
             case Attach():
                 self._attach(path, envelope, control, session, wall=wall)
             case Poll():
@@ -345,6 +348,24 @@ class Service:
         self._out.send(path, data, reply_to=envelope.id)
 
     # --- pushes ---------------------------------------------------------------------------------------
+
+    def _push_probe(
+        self,
+        path: ServerPath,
+        envelope: Envelope,
+        probe: PushProbe,
+        session: ServerSession | None,
+        *,
+        wall: int,
+    ) -> None:
+        if session is None:
+            self._unknown_session(path, envelope.id, wall=wall)
+            return
+        payload = encode_payload({"nonce": probe.nonce}, type=envelope.type)
+        data = encode_reply(reply_to=envelope.id, payload=payload, timestamp=wall)
+        self._out.send(path, data, reply_to=envelope.id)
+        session.pushes.append(envelope.type, payload, timestamp=wall)
+        self._out.flush(session, wall=wall)
 
     def _attach(
         self,

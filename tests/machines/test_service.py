@@ -214,6 +214,28 @@ def test_a_probe_of_a_session_that_is_not_known_is_answered_too(world: World) ->
     assert answer["payload"]["nonce"] == "abc"
 
 
+def test_a_push_is_made_to_the_session_that_asks_for_one_and_to_no_other(world: World) -> None:
+    world.socket(1)
+    world.send(1, "attach", {"number": 1}, id="x-1")
+    world.socket(2, OTHER)
+    world.send(2, "attach", {"number": 1}, id="y-1")
+    answer, push = world.send(1, "health_push", {"nonce": "abc"}, id="x-2")
+    assert body(answer)["replyTo"] == "x-2" and body(answer)["payload"] == {"nonce": "abc"}
+    assert isinstance(push, SendTo) and push.path == 1 and push.position == Position("epoch1", 1)
+    assert body(push)["type"] == "health_push" and body(push)["payload"] == {"nonce": "abc"}
+
+
+def test_a_push_is_made_to_nobody_who_has_no_session(world: World) -> None:
+    world.open(1)
+    assert one(world.send(1, "health_push", {"nonce": "abc"}, id="x-1"))["error"]["code"] == "session_unknown"
+
+
+def test_a_push_that_is_asked_for_is_short(world: World) -> None:
+    world.socket(1)
+    answer = one(world.send(1, "health_push", {"nonce": "n" * 129}, id="x-1"))
+    assert answer["error"]["code"] == "bad_message"
+
+
 def test_sessions_are_bounded_and_an_idle_one_makes_room(world: World) -> None:
     world = World(max_sessions=1)
     world.socket(1)
@@ -881,7 +903,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-TYPES = st.sampled_from(["hello", "ping", "health_ping", "attach", "poll", "cancel", "echo", "nope"])
+TYPES = st.sampled_from(
+    ["hello", "ping", "health_ping", "health_push", "attach", "poll", "cancel", "echo", "nope"]
+)
 FIELDS = st.fixed_dictionaries(
     {"type": TYPES},
     optional={

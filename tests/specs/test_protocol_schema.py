@@ -71,6 +71,7 @@ PUSH = {"type": "x", "timestamp": 1, "epoch": "e", "offset": 1, "payload": None}
         ("hello#answer", {"protocol": 1, "server": "s", "nonce": "", "time": 1}),
         ("hello#unknown", {"protocol": 1, "server": "s", "nonce": "", "time": 1, "session": SESSION}),
         ("control#attach", {"number": -1}),
+        ("control#pushed", {}),
         ("control#cancel", {"id": "x"}),
         ("control#polled", {"messages": [{"type": 1}]}),
         ("headers#stream", {"devpipe-session": SESSION}),
@@ -128,13 +129,19 @@ ANSWERS = {
     "health_pong": "control#pong",
     "pong": "control#pong",
     "attach": "control#attached",
+    "health_push": "control#pushed",
     "poll": "control#polled",
 }
 
 
 def parts(requests: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
     """Each control message, and the schema of its payload."""
-    words = {"hello": "hello#request", "ping": "control#probe", "health_ping": "control#probe"}
+    words = {
+        "hello": "hello#request",
+        "ping": "control#probe",
+        "health_ping": "control#probe",
+        "health_push": "control#probe",
+    }
     words |= {"attach": "control#attach", "poll": "control#poll", "cancel": "control#cancel"}
     for request in requests:
         if request["type"] in words:
@@ -183,6 +190,8 @@ async def test_all_that_a_pipe_and_a_server_say_is_as_the_schemas_have_it(tmp_pa
                         await pipe.send("slow", timeout=0.1)
                     await server.push("news", {"over": transport})
                     assert (await anext(pushes)).payload == {"over": transport}
+                    await pipe.send("health_push", {"nonce": transport}, timeout=5)
+                    assert (await anext(pushes)).payload == {"nonce": transport}
             tasks.cancel_scope.cancel()
 
     assert server.transports >= {"websocket", "http", "folder"}
@@ -191,7 +200,7 @@ async def test_all_that_a_pipe_and_a_server_say_is_as_the_schemas_have_it(tmp_pa
     controls = list(parts(server.requests))
     for request, schema in controls:
         check(request["payload"], schema)
-    assert {"hello", "attach"} <= {request["type"] for request, _ in controls}
+    assert {"hello", "attach", "health_push"} <= {request["type"] for request, _ in controls}
     types = {request.get("id"): request["type"] for request in server.requests}
     for answer in server.answers:
         if "offset" in answer:
