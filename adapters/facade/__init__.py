@@ -14,6 +14,8 @@ from devpipe.adapters.client.explain import Explanation
 from devpipe.adapters.client.pipe import Pipe
 from devpipe.adapters.client.single import SingleTransport
 from devpipe.adapters.client.subscriptions import Subscription
+from devpipe.adapters.doctor.diagnose import diagnose
+from devpipe.adapters.doctor.report import Finding, Report, Status, Trial
 from devpipe.adapters.environment import supports_filesystem, supports_websockets
 from devpipe.adapters.guard import Breaker
 from devpipe.adapters.models.phase1 import ModelSelectionService
@@ -77,6 +79,7 @@ __all__ = [
     "Failover",
     "FailoverState",
     "FailureKind",
+    "Finding",
     "FolderConfig",
     "Gap",
     "HandlerError",
@@ -107,6 +110,7 @@ __all__ = [
     "Priority",
     "Problem",
     "QueueFull",
+    "Report",
     "RequestRefused",
     "SelectionWeights",
     "Server",
@@ -114,16 +118,19 @@ __all__ = [
     "Setting",
     "Settings",
     "SingleTransport",
+    "Status",
     "Subscription",
     "Transport",
     "TransportError",
     "TransportType",
+    "Trial",
     "WebSocketConfig",
     "__version__",
     "blocking",
     "connect",
     "connect_single",
     "load_settings",
+    "diagnose",
     "supports_filesystem",
     "supports_websockets",
 ]

@@ -7,6 +7,7 @@ import functools
 import ipaddress
 import ssl
 import urllib.request
+from collections.abc import Mapping
 from typing import Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -119,14 +120,17 @@ def split_proxy(proxy: str) -> SplitResult:
     return parts
 
 
-def environment_proxy(scheme: str, host: str, port: int) -> str | None:
+def environment_proxy(
+    scheme: str, host: str, port: int, *, found: Mapping[str, str] | None = None
+) -> str | None:
     """The proxy for ``http`` or ``https`` to ``host`` that the environment names, as httpx reads it.
 
     That is ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` in either case, or the settings of the
     system on macOS and Windows. This machine itself is never reached through a proxy of the environment: it has no
-    business there, and would see the token in clear text.
+    business there, and would see the token in clear text. ``found``: what the environment names, by scheme, where that
+    is known already.
     """
-    found = urllib.request.getproxies()
+    found = urllib.request.getproxies() if found is None else found
     proxy = found.get(scheme) or found.get("all")
     if not proxy or is_loopback(host):
         return None
