@@ -1,5 +1,6 @@
 """The commands. Exit codes: 0 done, 1 it failed (the message says how), 2 wrong usage or configuration,
-3 no transport works, 4 the time ran out, 5 the server refused it or its handler failed, 130 interrupted."""
+3 no transport works, 4 the time ran out, 5 the server refused it or its handler failed, 6 some transports work and
+some do not (doctor), 130 interrupted."""
 
 from __future__ import annotations
 
@@ -281,6 +282,50 @@ def watch(
         await follow(pipe, as_json=as_json)
 
     _run(run, backend)
+
+
+@cli.command()
+@server_option
+@folder_option
+@token_option
+@via_option
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True,
+    help="Seconds for each step.",
+)  # fmt: skip
+@json_option
+@backend_option
+def doctor(
+    server_url: str | None,
+    folder: Path | None,
+    token_file: Path | None,
+    via: tuple[str, ...],
+    timeout: float,
+    as_json: bool,
+    backend: str,
+) -> None:
+    """Find out which transports work here, why the others do not, and what to do about it.
+
+    Looks at the surroundings (proxies, container, WSL, file system, clock), then tries each transport for real, all at
+    once: name, connection, TLS, health, proof of data, a push, latency, the largest message. No handler is run.
+
+    Exit code: 0 all that was asked for works, 6 some of it, 3 nothing. Warnings change nothing about it.
+
+    Example: devpipe doctor --server http://127.0.0.1:8000 --folder .devpipe
+    """
+    from devpipe.cli.doctor import examine
+
+    async def run() -> int:
+        return await examine(
+            server_url,
+            folder=folder,
+            token=_token(token_file),
+            transports=_settings(via),
+            timeout=timeout,
+            as_json=as_json,
+        )
+
+    sys.exit(_run(run, backend))
 
 
 @cli.command()

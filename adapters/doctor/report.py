@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -119,11 +119,11 @@ class Report:
             "transports": [trial.as_dict() for trial in self.trials],
         }
 
-    def sections(self) -> Iterator[tuple[str, tuple[Finding, ...]]]:
-        """The findings in the order of reading, each group with its headline."""
-        yield "surroundings", self.surroundings
+    def sections(self) -> Iterator[tuple[str, list[Finding]]]:
+        """The findings in the order of reading, each group with its headline; what was left undone in one line."""
+        yield "surroundings", list(self.surroundings)
         for trial in self.trials:
-            yield trial.transport, trial.findings
+            yield trial.transport, _without_rest(trial.findings)
 
     def __str__(self) -> str:
         lines = [f"devpipe {self.version}, {self.system}"]
@@ -134,6 +134,15 @@ class Report:
                 if finding.remedy is not None:
                     lines.append(f"{'':<24}remedy: {finding.remedy}")
         return "\n".join([*lines, "", self.verdict])
+
+
+def _without_rest(findings: tuple[Finding, ...]) -> list[Finding]:
+    shown = list(findings)
+    while len(shown) > 1 and shown[-1].status is Status.SKIPPED and shown[-1].words == shown[-2].words:
+        shown.pop()
+    if len(shown) < len(findings):
+        shown[-1] = replace(shown[-1], check="the rest")
+    return shown
 
 
 def _list(names: Iterable[str]) -> str:

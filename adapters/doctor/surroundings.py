@@ -158,8 +158,9 @@ def _container(sources: Sources, url: str | None) -> Finding:
     if sign is None:
         return Finding(check="container", status=Status.OK, words="no sign of one")
     words = f"in a container ({sign})"
-    if url is not None and is_loopback(urlsplit(url).hostname or ""):
-        words += "; this address is the container itself, not the machine around it"
+    host = "" if url is None else urlsplit(url).hostname or ""
+    if is_loopback(host):
+        words += f"; {host} is the container itself, not the machine around it"
     return Finding(check="container", status=Status.OK, words=words)
 
 
@@ -173,8 +174,9 @@ def wsl(sources: Sources) -> int | None:
 
 def _wsl(version: int | None, url: str | None) -> Finding:
     words = "no sign of it" if version is None else f"WSL {version}"
-    if version == 2 and url is not None and is_loopback(urlsplit(url).hostname or ""):
-        words += "; this address is Linux itself, not Windows, unless its network is mirrored"
+    host = "" if url is None else urlsplit(url).hostname or ""
+    if version == 2 and is_loopback(host):
+        words += f"; {host} is Linux, not Windows, unless its network is mirrored"
     return Finding(check="wsl", status=Status.OK, words=words)
 
 

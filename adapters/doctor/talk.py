@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 
 from devpipe.adapters.client.single import SingleTransport
+from devpipe.adapters.client.traffic import ENVELOPE_ROOM
 from devpipe.adapters.doctor.report import Finding, Status
 from devpipe.adapters.doctor.steps import Steps
 from devpipe.adapters.metrics import percentile
@@ -18,7 +19,7 @@ from devpipe.machines.errors import (
     TransportError,
 )
 from devpipe.machines.message import Message
-from devpipe.machines.protocols.envelope import excerpt
+from devpipe.machines.protocols.envelope import encode_payload, excerpt
 
 __all__ = ["TALK_CHECKS", "talk"]
 
@@ -234,16 +235,10 @@ async def _size(steps: Steps, single: SingleTransport) -> Finding:
 
 
 async def _send_bytes(steps: Steps, single: SingleTransport, size: int) -> float:
-    """Send a message of exactly ``size`` bytes, or as near as ids of changing length let us; seconds."""
-    limit = single.transport.max_message_bytes
-    try:  # what is too large by its envelope alone is refused before anything is sent, and says its size
-        await _round_trip(single, {"nonce": "", "padding": "x" * limit}, timeout=steps.timeout)
-        around = 0
-    except MessageTooLarge as error:
-        around = error.size - limit
+    """Send a message of ``size`` bytes, of which a part is kept for the envelope as in every pipe; seconds."""
+    frame = len(encode_payload({"nonce": "", "padding": ""}, type="health_ping"))
+    padding = "x" * max(0, size - ENVELOPE_ROOM - frame)
     began = anyio.current_time()
-    # one more, for an id with one digit more
-    padding = "x" * max(0, size - around - 1)
     await _round_trip(single, {"nonce": "", "padding": padding}, timeout=steps.timeout)
     return anyio.current_time() - began
 

@@ -1,0 +1,126 @@
+"""``devpipe doctor``: the report of ``devpipe.diagnose`` in a terminal, as plain lines, or as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+import devpipe
+from devpipe import Finding, Report, Status
+
+__all__ = ["examine", "exit_code", "show"]
+
+#: What the command says to a script: everything that was asked for works, a part of it, nothing.
+ALL_WORK, SOME_WORK, NONE_WORKS = 0, 6, 3
+#: Wider lines are harder to read (columns).
+WIDTH = 100
+
+_COLOURS = {Status.OK: "green", Status.SKIPPED: "dim", Status.WARNING: "yellow", Status.FAILED: "red"}
+_MARKS = {Status.OK: "✓", Status.SKIPPED: "·", Status.WARNING: "!", Status.FAILED: "✗"}
+_PLAIN_MARKS = {Status.OK: "+", Status.SKIPPED: ".", Status.WARNING: "!", Status.FAILED: "x"}
+
+
+async def examine(
+    server_url: str | None,
+    *,
+    folder: Path | None,
+    token: str | None,
+    transports: list[str] | None,
+    timeout: float,
+    as_json: bool,
+) -> int:
+    """Diagnose and print; returns the exit code."""
+    console = Console(highlight=False)
+    waiting: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if console.is_terminal and not as_json:
+        waiting = console.status("trying every transport ...")
+    with waiting:
+        report = await devpipe.diagnose(
+            server_url, folder=folder, token=token, transports=transports, timeout=timeout
+        )
+    if as_json:
+        click.echo(json.dumps(report.as_dict()))
+    elif console.is_terminal:
+        show(report, console)
+    else:
+        click.echo(str(report))
+    return exit_code(report)
+
+
+def exit_code(report: Report) -> int:
+    """0 if all that was asked for works, 6 if some of it does, 3 if nothing does."""
+    if report.ok:
+        return ALL_WORK
+    return SOME_WORK if report.working else NONE_WORKS
+
+
+def show(report: Report, console: Console) -> None:
+    """A panel for the surroundings and one for each transport."""
+    marks = _MARKS if console.encoding.lower().startswith("utf") else _PLAIN_MARKS
+    width = min(console.width, WIDTH)
+    console.print(Text(f"devpipe {report.version}, {report.system}", style="dim"))
+    works = {trial.transport: trial.works for trial in report.trials}
+    for headline, findings in report.sections():
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=1)
+        table.add_column(no_wrap=True, min_width=11)
+        table.add_column(ratio=1)
+        for finding in findings:
+            colour = _COLOURS[finding.status]
+            table.add_row(
+                Text(marks[finding.status], style=f"bold {colour}"),
+                Text(finding.check, style="dim" if finding.status is Status.SKIPPED else ""),
+                _words(finding),
+            )
+        worst = _worst(findings)
+        title = Text(headline, style="bold")
+        if headline in works:
+            title.append(" works" if works[headline] else " does not work", style=_COLOURS[worst])
+        console.print(
+            Panel(table, title=title, title_align="left", border_style=_COLOURS[worst], width=width)
+        )
+    console.print(_summary(report, marks))
+    colour = "green" if report.ok else "yellow" if report.working else "red"
+    console.print(Text(report.verdict, style=f"bold {colour}"))
+
+
+def _summary(report: Report, marks: dict[Status, str]) -> Table:
+    """A line for each transport: what a reader wants who has seen it all before."""
+    table = Table(box=None, header_style="dim", padding=(0, 2), pad_edge=False)
+    table.add_column("")
+    table.add_column("transport")
+    for name in ("p50", "p99", "largest"):
+        table.add_column(name, justify="right")
+    for trial in report.trials:
+        status = Status.OK if trial.works else Status.FAILED
+        table.add_row(
+            Text(marks[status], style=f"bold {_COLOURS[status]}"),
+            trial.transport,
+            _ms(trial.latency_p50),
+            _ms(trial.latency_p99),
+            "-" if trial.max_message_bytes is None else f"{trial.max_message_bytes / 2**20:.3g} MiB",
+        )
+    return table
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.1f} ms"
+
+
+def _words(finding: Finding) -> Text:
+    words = Text(finding.words, style=_COLOURS[finding.status] if finding.status is not Status.OK else "")
+    if finding.remedy is not None:
+        words.append(f"\n{finding.remedy}", style="bold default")
+    return words
+
+
+def _worst(findings: list[Finding]) -> Status:
+    found = {finding.status for finding in findings}
+    return next((status for status in (Status.FAILED, Status.WARNING) if status in found), Status.OK)
