@@ -40,7 +40,7 @@ async def examine(
     console = Console(highlight=False)
     waiting: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if console.is_terminal and not as_json:
-        waiting = console.status("trying every transport ...")
+        waiting = console.status("trying every transport ...", spinner="line")  # ASCII, for every terminal
     with waiting:
         report = await devpipe.diagnose(
             server_url, folder=folder, token=token, transports=transports, timeout=timeout
@@ -63,7 +63,9 @@ def exit_code(report: Report) -> int:
 
 def show(report: Report, console: Console) -> None:
     """A panel for the surroundings and one for each transport."""
-    marks = _MARKS if console.encoding.lower().startswith("utf") else _PLAIN_MARKS
+    marks, arrow = _MARKS, "→"
+    if not console.encoding.lower().startswith("utf"):
+        marks, arrow = _PLAIN_MARKS, "->"
     width = min(console.width, WIDTH)
     console.print(Text(f"devpipe {report.version}, {report.system}", style="dim"))
     works = {trial.transport: trial.works for trial in report.trials}
@@ -77,8 +79,10 @@ def show(report: Report, console: Console) -> None:
             table.add_row(
                 Text(marks[finding.status], style=f"bold {colour}"),
                 Text(finding.check, style="dim" if finding.status is Status.SKIPPED else ""),
-                _words(finding),
+                Text(finding.words, style="" if finding.status is Status.OK else colour),
             )
+            if finding.remedy is not None:
+                table.add_row("", Text(arrow, justify="right"), Text(finding.remedy, style="bold"))
         worst = _worst(findings)
         title = Text(headline, style="bold")
         if headline in works:
@@ -93,11 +97,11 @@ def show(report: Report, console: Console) -> None:
 
 def _summary(report: Report, marks: dict[Status, str]) -> Table:
     """A line for each transport: what a reader wants who has seen it all before."""
-    table = Table(box=None, header_style="dim", padding=(0, 2), pad_edge=False)
+    table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
     table.add_column("")
     table.add_column("transport")
     for name in ("p50", "p99", "largest"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", min_width=10)
     for trial in report.trials:
         status = Status.OK if trial.works else Status.FAILED
         table.add_row(
@@ -112,13 +116,6 @@ def _summary(report: Report, marks: dict[Status, str]) -> Table:
 
 def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:.1f} ms"
-
-
-def _words(finding: Finding) -> Text:
-    words = Text(finding.words, style=_COLOURS[finding.status] if finding.status is not Status.OK else "")
-    if finding.remedy is not None:
-        words.append(f"\n{finding.remedy}", style="bold default")
-    return words
 
 
 def _worst(findings: list[Finding]) -> Status:

@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import anyio
@@ -15,6 +15,9 @@ import anyio
 from devpipe.adapters.doctor.report import Finding, Status, Trial
 
 __all__ = ["Steps", "Stopped", "Times", "as_oserror", "words_of"]
+
+#: Of an error so many characters are shown.
+MAX_WORDS = 400
 
 log = logging.getLogger("devpipe.doctor")
 
@@ -65,7 +68,7 @@ class Steps:
 
     def add(self, finding: Finding, *, vital: bool = True) -> None:
         """Note a finding. Raises ``Stopped`` if a vital one has failed."""
-        self.findings.append(finding)
+        self.findings.append(replace(finding, words=_printable(finding.words)))
         if vital and finding.status is Status.FAILED:
             self._why = f"{finding.check!r} failed"
             raise Stopped
@@ -78,11 +81,11 @@ class Steps:
             pass  # the finding says it
         except Exception as error:
             # a broken transport, a token function, an installed package: none of them ends the other trials
-            log.exception("the trial of %s broke", self.transport)
+            log.debug("the trial of %s broke", self.transport, exc_info=True)
             check = self._left()[0] if self._left() else "trial"
             words = f"it broke: {type(error).__name__}: {error}"
             remedy = "Run it again with --debug: the traceback shows whose error it is."
-            self.findings.append(Finding(check=check, status=Status.FAILED, words=words, remedy=remedy))
+            self.add(Finding(check=check, status=Status.FAILED, words=words, remedy=remedy), vital=False)
             self._why = f"{check!r} failed"
         for check in self._left():
             self.findings.append(Finding(check=check, status=Status.SKIPPED, words=f"not tried: {self._why}"))
@@ -100,6 +103,12 @@ class Steps:
     def _left(self) -> list[str]:
         done = {finding.check for finding in self.findings}
         return [check for check in self.checks if check not in done]
+
+
+def _printable(words: str) -> str:
+    """In one line that fits a screen, whatever a peer has put into it."""
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in words[:MAX_WORDS])
+    return shown + ("..." if len(words) > MAX_WORDS else "")
 
 
 def as_oserror(error: BaseException) -> OSError | None:

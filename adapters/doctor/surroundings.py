@@ -186,9 +186,12 @@ def _wsl(version: int | None, url: str | None) -> Finding:
 def file_system(folder: Path, sources: Sources, *, polling: bool, on_wsl: bool = False) -> Finding:
     """On what kind of file system the folder is: one that is read-only cannot work, one on a network tells nobody."""
     text = _read(sources.proc / "self/mountinfo")
-    mount = None if text is None else _mount_of(folder.resolve(), text)
+    try:
+        mount = None if text is None else _mount_of(folder.resolve(), text)
+    except (OSError, RuntimeError):  # links in a ring: the trial of the folder says so
+        mount = None
     if mount is None:
-        words = "the list of mounts cannot be read"
+        words = "it cannot be said on which one the folder is"
         return Finding(check="file system", status=Status.SKIPPED, words=words)
     words = f"{mount.type} at {mount.point}"
     if mount.read_only:

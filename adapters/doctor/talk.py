@@ -14,7 +14,6 @@ from devpipe.machines.errors import (
     DevPipeError,
     FailureKind,
     HandlerError,
-    MessageTooLarge,
     RequestRefused,
     TransportError,
 )
@@ -114,6 +113,11 @@ async def _prove(steps: Steps, single: SingleTransport, where: str) -> Finding:
 def _remedy(steps: Steps, kind: FailureKind, reason: str, where: str) -> str:
     if "421" in reason:
         return "On the server, add the name in the address to allowed_hosts of its ServerConfig."
+    if "html" in reason.lower():
+        remedy = (
+            f"Another program, a proxy or a login page answers at {where}: look at the port and the path."
+        )
+        return remedy if steps.transport != "websocket" else f"{remedy} A proxy must pass Upgrade on."
     match kind:
         case FailureKind.AUTH if "403" in reason:
             return "Something forbids it: a firewall, a proxy, or the server's list of origins."
@@ -247,10 +251,10 @@ async def _round_trip(single: SingleTransport, payload: object, *, timeout: floa
     """A probe and its answer; from a server that knows no probes, any answer under our id."""
     try:
         await single.send("health_ping", payload, timeout=timeout)
-    except MessageTooLarge:
-        raise
-    except (RequestRefused, HandlerError):
-        pass  # an answer all the same
+    except (RequestRefused, HandlerError) as error:
+        if error.code in ("too_large", "busy"):
+            raise
+        # any other is an answer all the same
 
 
 def _ms(seconds: float) -> str:
