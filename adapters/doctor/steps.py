@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -57,11 +58,13 @@ class Steps:
         vital: bool = True,
         timeout: float | None = None,
     ) -> None:
-        """Do one step. ``late``: the remedy if its time runs out. Raises ``Stopped`` if a vital one fails."""
+        """Do one step. ``late``: the remedy if its time runs out. Raises ``Stopped`` if a vital one fails.
+
+        One that is not vital can do no worse than to warn when its time runs out.
+        """
+        status = Status.FAILED if vital else Status.WARNING
         seconds = self.timeout if timeout is None else timeout
-        finding = Finding(
-            check=check, status=Status.FAILED, words=f"no end within {seconds:g} s", remedy=late
-        )
+        finding = Finding(check=check, status=status, words=f"no end within {seconds:g} s", remedy=late)
         with anyio.move_on_after(seconds):
             finding = await step()
         self.add(finding, vital=vital)
@@ -128,7 +131,9 @@ def as_oserror(error: BaseException) -> OSError | None:
 
 def words_of(error: OSError) -> str:
     """What the system says about an error, with its name: ``Connection refused (ECONNREFUSED)``."""
-    words = error.strerror or str(error) or type(error).__name__
-    if isinstance(error, (socket.gaierror, ssl.SSLError)) or error.errno is None:
-        return words  # the numbers of these two are not those of errno
-    return f"{words} ({errno.errorcode.get(error.errno, error.errno)})"
+    # the numbers of these two are not those of errno
+    ours = not isinstance(error, (socket.gaierror, ssl.SSLError)) and error.errno in errno.errorcode
+    if error.errno is None or not ours:
+        return error.strerror or str(error) or type(error).__name__
+    # not the error's own words: asyncio puts an address there
+    return f"{os.strerror(error.errno)} ({errno.errorcode[error.errno]})"

@@ -111,7 +111,7 @@ async def _prove(steps: Steps, single: SingleTransport, where: str) -> Finding:
 
 
 def _remedy(steps: Steps, kind: FailureKind, reason: str, where: str) -> str:
-    if "421" in reason:
+    if "421" in reason or "forbidden_host" in reason:
         return "On the server, add the name in the address to allowed_hosts of its ServerConfig."
     if "html" in reason.lower():
         remedy = (

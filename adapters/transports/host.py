@@ -15,7 +15,8 @@ from devpipe.machines.errors import FailureKind, QueueFull, TransportError
 from devpipe.machines.events import ErrorOccurred, HealthChecked
 from devpipe.machines.inputs import Failure, Proved
 from devpipe.machines.protocols.calls import Call
-from devpipe.machines.protocols.envelope import Envelope, decode
+from devpipe.machines.protocols.envelope import Envelope, decode, excerpt
+from devpipe.machines.protocols.http import error_of
 from devpipe.machines.protocols.session import HelloAnswer, read_hello
 
 if TYPE_CHECKING:
@@ -214,7 +215,11 @@ class Host:
         try:
             answer = read_hello(envelope, transport=transport.type)
         except TransportError as error:
-            failure = Failure(kind=FailureKind.PROTOCOL, reason=str(error))
+            reason = str(error)
+            if envelope.success is False:  # a refusal that says nothing else, like that of our Host header
+                body = error_of(envelope)
+                reason = f"the server refuses us: {excerpt(body.code)}, {excerpt(body.message)}"
+            failure = Failure(kind=FailureKind.PROTOCOL, reason=reason)
             self.trouble(failure)
             echo.answered.set()
             if echo.prove:
