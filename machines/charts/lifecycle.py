@@ -182,7 +182,7 @@ class LifecycleChart(PureChart[LifecycleContext]):
         | closing.to(None)
     )
 
-    destroy = destroyed.from_(connecting, online, draining, on="close") | destroyed.from_(
+    destroy = destroyed.from_(connecting, online, draining, on=["close", "forget"]) | destroyed.from_(
         new, ready, backoff, blocked, closing, failed, on="forget"
     )
 

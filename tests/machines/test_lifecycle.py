@@ -472,3 +472,11 @@ def test_a_path_that_is_degraded_in_its_probation_has_no_probation_to_end() -> N
 def test_a_heartbeat_that_is_due_before_a_call_has_waited_long_comes_first() -> None:
     lifecycle = feed(healthy(), CallsWaiting(since=28.0, span=30.0), now=28.0)
     assert lifecycle.next_deadline() == 30.0
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_what_is_destroyed_waits_for_nothing_however_long_its_link_takes_to_close(state: str) -> None:
+    life = feed(STATES[state](), Destroy())
+    assert life.next_deadline() is None
+    life.handle_deadline(now=1e9)
+    assert life.state is LifecycleState.DESTROYED
