@@ -20,7 +20,7 @@ from devpipe.machines.models.locate import Key, Located
 from devpipe.machines.models.rules import Rule, number, one_of, show, similar, text, texts, whole
 from devpipe.machines.models.types import TASK_TYPES, Capability, Model
 
-__all__ = ["MAX_MODELS", "Catalogue", "CatalogueError", "Problem", "parse_catalogue"]
+__all__ = ["MAX_MODELS", "Catalogue", "CatalogueError", "Mistake", "parse_catalogue"]
 
 #: Every model is scored for every request: this many cost about ten milliseconds.
 MAX_MODELS = 1000
@@ -60,7 +60,7 @@ class Catalogue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class Mistake:
     """One mistake. ``line`` counts from 1, None if it is not known; ``key`` is like ``models[3].max_tokens``."""
 
     source: str
@@ -74,15 +74,15 @@ class Problem:
 
 
 class CatalogueError(ConfigurationError):
-    """A catalogue is wrong; ``problems`` has each mistake, in the order of the file."""
+    """A catalogue is wrong; ``mistakes`` has each one, in the order of the file."""
 
-    def __init__(self, source: str, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(problems, key=lambda problem: problem.line or 0))
-        count = len(self.problems)
-        told = "".join(f"\n  {problem}" for problem in self.problems[:MAX_TOLD])
+    def __init__(self, source: str, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(sorted(mistakes, key=lambda mistake: mistake.line or 0))
+        count = len(self.mistakes)
+        told = "".join(f"\n  {mistake}" for mistake in self.mistakes[:MAX_TOLD])
         more = f"\n  and {count - MAX_TOLD} more" if count > MAX_TOLD else ""
-        mistakes = "one mistake" if count == 1 else f"{count} mistakes"
-        super().__init__(f"the catalogue {source} has {mistakes}:{told}{more}")
+        counted = "one mistake" if count == 1 else f"{count} mistakes"
+        super().__init__(f"the catalogue {source} has {counted}:{told}{more}")
 
 
 def parse_catalogue(data: object, *, source: str, located: Located | None = None) -> Catalogue:
@@ -92,8 +92,8 @@ def parse_catalogue(data: object, *, source: str, located: Located | None = None
     """
     reader = _Reader(source, located or Located(lines={}))
     catalogue = reader.catalogue(data)
-    if reader.problems:
-        raise CatalogueError(source, reader.problems)
+    if reader.mistakes:
+        raise CatalogueError(source, reader.mistakes)
     return catalogue
 
 
@@ -101,12 +101,12 @@ class _Reader:
     """Reads on after a mistake, so that all of them are told together."""
 
     def __init__(self, source: str, located: Located) -> None:
-        self.problems: list[Problem] = []
+        self.mistakes: list[Mistake] = []
         self._source = source
         self._located = located
         for key, line in located.repeated:
             text = f"{_spelled(key)} stands here a second time: keep one of the two"
-            self.problems.append(Problem(source=source, line=line, key=_spelled(key), text=text))
+            self.mistakes.append(Mistake(source=source, line=line, key=_spelled(key), text=text))
 
     def catalogue(self, data: object) -> Catalogue:
         table = self._table(data, (), _TOP, optional=("dated",), beside=("models",))
@@ -129,7 +129,7 @@ class _Reader:
         return Catalogue(models=tuple(models), dated=cast("str", table.get("dated", "")))
 
     def _model(self, entry: object, at: Key) -> Model | None:
-        before = len(self.problems)
+        before = len(self.mistakes)
         table = self._table(entry, at, _MODEL, beside=("capabilities",))
         if table is None:
             return None
@@ -143,7 +143,7 @@ class _Reader:
                 if task in seen:
                     self._wrong((*here, "type"), f" = {show(task)} stands here twice: keep one of the two")
                 seen.add(task)
-            if values is not None and len(self.problems) == before:
+            if values is not None and len(self.mistakes) == before:
                 capabilities.append(
                     Capability(
                         type=values["type"],
@@ -151,7 +151,7 @@ class _Reader:
                         specializations=tuple(values.get("specializations", ())),
                     )
                 )
-        if len(self.problems) > before:
+        if len(self.mistakes) > before:
             return self._nameless(table)
         fields = {name: table[name] for name in _MODEL}
         for name in ("cost_per_token", "response_time_avg_ms", "availability_score", "quality_score"):
@@ -209,7 +209,7 @@ class _Reader:
     def _wrong(self, at: Key, text: str) -> None:
         key = _spelled(at)
         line = self._located.line_of(at)
-        self.problems.append(Problem(source=self._source, line=line, key=key, text=f"{key}{text}"))
+        self.mistakes.append(Mistake(source=self._source, line=line, key=key, text=f"{key}{text}"))
 
 
 def _spelled(key: Key) -> str:

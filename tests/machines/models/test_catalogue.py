@@ -43,7 +43,7 @@ def refused(text: str) -> list[str]:
     assert isinstance(caught.value, ConfigurationError)
     head, *lines = str(caught.value).split("\n  ")
     assert head.startswith("the catalogue c.toml has ")
-    assert [str(problem) for problem in caught.value.problems] == lines
+    assert [str(problem) for problem in caught.value.mistakes] == lines
     return lines
 
 
@@ -153,7 +153,7 @@ def test_a_catalogue_that_is_no_table_at_all_is_refused() -> None:
     ):
         with pytest.raises(CatalogueError) as caught:
             parse_catalogue(data, source="c.json")
-        [problem] = caught.value.problems
+        [problem] = caught.value.mistakes
         assert problem.text == f"the catalogue = {shown} is no table: give dated, models"
     assert refused("models = [1]") == [
         "c.toml:1: models[0] = 1 is no table: give id, name, provider, cost_per_token, max_tokens, "
@@ -186,7 +186,7 @@ def test_of_very_many_mistakes_the_rest_is_counted() -> None:
     data = {"models": [{"id": f"m{n}"} for n in range(100)]}
     with pytest.raises(CatalogueError) as caught:
         parse_catalogue(data, source="c.json")
-    assert len(caught.value.problems) == 800
+    assert len(caught.value.mistakes) == 800
     assert str(caught.value).endswith(f"\n  and {800 - MAX_TOLD} more")
     with pytest.raises(CatalogueError, match="is not allowed: give a list of at least one, at most 1000"):
         parse_catalogue({"models": data["models"] * 11}, source="c.json")
@@ -196,7 +196,7 @@ def test_a_key_that_stands_twice_in_json_is_refused() -> None:
     text = '{"models": [\n{"id": "a",\n"id": "b", "a b": 1}]}'
     with pytest.raises(CatalogueError) as caught:
         parse_catalogue(json.loads(text), source="c.json", located=locate_json(text))
-    told = [str(problem) for problem in caught.value.problems]
+    told = [str(problem) for problem in caught.value.mistakes]
     assert "c.json:3: models[0].id stands here a second time: keep one of the two" in told
     assert any(line.startswith("c.json:3: models[0].'a b' is no key") for line in told)
 
@@ -217,4 +217,4 @@ JUNK = st.recursive(
 def test_whatever_was_decoded_is_a_catalogue_or_a_clear_error(data: Any) -> None:
     with pytest.raises(CatalogueError) as caught:
         parse_catalogue(data, source="c")
-    assert caught.value.problems and all("give" in p.text or "keep" in p.text for p in caught.value.problems)
+    assert caught.value.mistakes and all("give" in p.text or "keep" in p.text for p in caught.value.problems)
