@@ -353,13 +353,11 @@ def test_no_proxy_spares_what_it_names(
 # --- the race of addresses under asyncio ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # under trio anyio dials
 @pytest.mark.anyio
 async def test_a_name_whose_first_address_is_dead_is_reached_by_the_next(
-    monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if anyio_backend == "trio":
-        return  # there anyio dials
-
     async def two_addresses(host: str, port: int, **_: object) -> list[object]:
         return [(2, 1, 6, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1", "127.0.0.1")]
 
@@ -375,12 +373,11 @@ async def test_a_name_whose_first_address_is_dead_is_reached_by_the_next(
     assert [type(error) for error in group.exceptions] == [ConnectionRefusedError, ConnectionRefusedError]
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # under trio anyio dials
 @pytest.mark.anyio
 async def test_of_two_addresses_that_answer_together_one_is_closed(
-    monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if anyio_backend == "trio":
-        return  # there anyio dials
     both = anyio.Event()
     closed: list[str] = []
 

@@ -254,6 +254,7 @@ def echo_server(**options: Any) -> devpipe.Server:
     """A server with handlers that tests want."""
     server = devpipe.Server(devpipe.ServerConfig(**options.pop("config", {})), **options)
     server.executed = []  # type: ignore[attr-defined]  # what has run, for the tests
+    server.gate = anyio.Event()  # type: ignore[attr-defined]  # lets go what waits
 
     @server.handler("echo")
     async def echo(message: devpipe.Message) -> Any:
@@ -263,7 +264,7 @@ def echo_server(**options: Any) -> devpipe.Server:
     @server.handler("wait")
     async def wait(message: devpipe.Message) -> Any:
         server.executed.append(message.id)  # type: ignore[attr-defined]  # as above
-        await anyio.sleep(message.payload)
+        await server.gate.wait()  # type: ignore[attr-defined]  # as above
         return "waited"
 
     return server

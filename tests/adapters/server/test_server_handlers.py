@@ -164,7 +164,7 @@ async def test_a_handler_that_is_cancelled_by_what_it_waits_for_is_answered(serv
     async def cancelled(message: devpipe.Message) -> None:
         with anyio.CancelScope() as scope:
             scope.cancel()
-            await anyio.sleep(1)
+            await anyio.sleep_forever()
         await anyio.lowlevel.checkpoint()
 
     @server.handler("group")
@@ -202,10 +202,16 @@ async def test_a_cancel_ends_the_handler_that_runs(serving: Serving) -> None:
 
 async def test_a_cancel_right_behind_its_message_is_not_lost(serving: Serving) -> None:
     server = devpipe.Server()
+    started = ended = 0
 
     @server.handler("long")
     async def long(message: devpipe.Message) -> None:
-        await anyio.sleep_forever()
+        nonlocal started, ended
+        started += 1
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended += 1
 
     async with serving(server) as served, served.connected() as socket:
         await socket.hello()
@@ -215,12 +221,13 @@ async def test_a_cancel_right_behind_its_message_is_not_lost(serving: Serving) -
             assert (await socket.message())["error"]["code"] == "cancelled"
         with anyio.fail_after(BOUND):
             while served.server._service.running:
-                await anyio.sleep(0.01)
+                await anyio.lowlevel.checkpoint()
+        assert started == ended
 
 
 async def test_a_handler_that_hangs_is_ended(serving: Serving, make_server: Make) -> None:
     async with serving(make_server(config={"handler_timeout": 0.05})) as served:
-        error = (await answer_of(served, "wait", 60))["error"]
+        error = (await answer_of(served, "wait"))["error"]
         assert error["code"] == "handler_timeout" and error["outcome"] == "executed"
 
 

@@ -44,16 +44,19 @@ async def test_messages_go_both_ways_by_id(serving: Serving, make_server: Make) 
         hello = await socket.hello()
         assert hello["payload"]["server"] == served.server.identity
         assert hello["payload"]["limits"] == {"maxMessageBytes": 1024 * 1024}
-        await socket.send("wait", 0.05, id="x-1")
+        await socket.send("wait", id="x-1")
         await socket.send("echo", "quick", id="x-2")
-        assert [(await socket.message())["replyTo"] for _ in range(2)] == ["x-2", "x-1"]
+        assert (await socket.message())["replyTo"] == "x-2"
+        served.server.gate.set()
+        assert (await socket.message())["replyTo"] == "x-1"
 
 
 async def test_a_long_call_is_announced(serving: Serving, make_server: Make) -> None:
     async with serving(make_server(config={"accept_after": 0.05})) as served, served.connected() as socket:
         await socket.hello()
-        await socket.send("wait", 0.2, id="x-1")
+        await socket.send("wait", id="x-1")
         assert (await socket.message())["type"] == "accepted"
+        served.server.gate.set()
         assert (await socket.message())["payload"] == "waited"
 
 
@@ -203,11 +206,14 @@ async def test_a_lost_socket_cancels_nothing(serving: Serving, make_server: Make
     async with serving(make_server()) as served:
         async with served.connected() as socket:
             await socket.hello()
-            await socket.send("wait", 0.1, id="x-1")
+            await socket.send("wait", id="x-1")
             await socket.call("ping")
         async with served.connected() as socket:
             await socket.hello()
-            assert (await socket.call("wait", 0.1, id="x-1"))["payload"] == "waited"
+            await socket.send("wait", id="x-1")
+            await socket.call("ping")  # the repeated message is taken
+            served.server.gate.set()
+            assert (await socket.message())["payload"] == "waited"
         assert served.server.executed == ["x-1"]
 
 
