@@ -59,15 +59,15 @@ class Face(Generic[S]):
         self._entered = True
         try:
             if self._owns_loop:
+                self._finalizer = weakref.finalize(self, _forgotten, self._loop, type(self).__name__)
                 self._loop.start()
             self._behind = self._stay.enter()
         except BaseException:
             self._closed = True
             if self._owns_loop:
+                self._finalizer.detach()
                 self._loop.stop(INTERRUPTED_SECONDS)
             raise
-        if self._owns_loop:
-            self._finalizer = weakref.finalize(self, _forgotten, self._loop, type(self).__name__)
         return self
 
     def __exit__(

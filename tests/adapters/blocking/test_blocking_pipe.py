@@ -46,9 +46,11 @@ def until(condition: Callable[[], bool]) -> None:
     timer = threading.Timer(PATIENCE, end.set)
     timer.daemon = True
     timer.start()
-    while not condition():
-        assert not end.is_set(), "it did not happen"
-    timer.cancel()
+    try:
+        while not condition():
+            assert not end.is_set(), "it did not happen"
+    finally:
+        timer.cancel()
 
 
 @contextmanager
@@ -298,11 +300,13 @@ def test_closing_while_threads_begin_calls_ends_every_one_of_them(served: Any, b
 
 
 def test_a_server_that_is_not_there_is_said_and_no_thread_is_left(backend: str) -> None:
-    before = threading.active_count()
     with pytest.raises(devpipe.AllTransportsFailed, match="nobody listens"):
         with devpipe.blocking.connect("http://127.0.0.1:9", connect_timeout=0.3, backend=backend):  # type: ignore[arg-type]  # one of the two
             pass
-    until(lambda: threading.active_count() <= before)
+    for thread in threading.enumerate():
+        if thread.name == "devpipe":
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
 
 
 def test_an_exception_in_the_block_comes_out_as_it_is(served: Any, backend: str) -> None:
