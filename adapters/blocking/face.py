@@ -65,8 +65,8 @@ class Face(Generic[S]):
         except BaseException:
             self._closed = True
             if self._owns_loop:
-                self._finalizer.detach()
                 self._loop.stop(INTERRUPTED_SECONDS)
+                self._finalizer.detach()
             raise
         return self
 
@@ -87,18 +87,18 @@ class Face(Generic[S]):
         if not self._owns_loop:
             self._leave()
             return
-        self._finalizer.detach()
         if self._loop.elsewhere:
+            self._finalizer.detach()
             _warn_of_fork(type(self).__name__)
             return
         try:
             self._leave()
-        except (
-            BaseException
-        ):  # Ctrl-C once more, or what was behind failed in the end: the loop ends all the same
+        except BaseException:
+            # Ctrl-C once more, or what was behind failed in the end: the loop ends all the same
             self._loop.stop(INTERRUPTED_SECONDS)
             raise
         self._loop.stop()
+        self._finalizer.detach()  # last: where Ctrl-C comes before it, the finalizer ends the loop
 
     def _leave(self) -> None:
         try:
@@ -128,10 +128,9 @@ class Face(Generic[S]):
 
 def _forgotten(loop: Loop, name: str) -> None:
     """The program let go of it, or ends, and has not closed it."""
-    loop.stop_soon()
     if loop.elsewhere:
         _warn_of_fork(name)
-    else:
+    elif loop.stop_soon():
         warnings.warn(
             f"a blocking {name} was not closed: use it inside 'with'", ResourceWarning, stacklevel=2
         )

@@ -42,6 +42,7 @@ class Loop:
         # a finalizer may run in the middle of anything this thread does: it must not wait for itself
         self._lock = threading.RLock()
         self._state: Literal["new", "open", "ended"] = "new"
+        self._enter: Callable[[Callable[[], object]], object] | None = None
         self._waiting: set[_Ticket[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="devpipe", daemon=True)
 
@@ -88,17 +89,19 @@ class Loop:
     def stop(self, patience: float = END_SECONDS) -> None:
         """End the loop and wait for it, ``patience`` seconds at most; a second time changes nothing."""
         self.stop_soon()
-        if not self.elsewhere and self._thread.ident not in (None, threading.get_ident()):
+        begun = self._thread.ident is not None
+        if begun and not self.elsewhere and threading.current_thread() is not self._thread:
             self._thread.join(patience)
 
-    def stop_soon(self) -> None:
-        """End the loop without waiting; allowed in every thread, in finalizers too."""
+    def stop_soon(self) -> bool:
+        """End the loop without waiting; allowed in every thread, in finalizers too. True if nobody asked for it before."""
         if self.elsewhere:
-            return
+            return False
         with self._lock:
             state, self._state = self._state, "ended"
-        if state == "open":
-            self._soon(self._stopping.set)
+        # said each time: the time before, Ctrl-C may have come in between
+        self._soon(lambda: self._stopping.set())
+        return state != "ended"
 
     def let_go(self, function: Callable[[], object]) -> None:
         """Have the loop call a function some time, without waiting; if the loop is gone, it is called here."""
@@ -115,7 +118,7 @@ class Loop:
     def _check_place(self) -> None:
         if self.elsewhere:
             raise PipeClosed(f"this was opened by process {self._process}: connect again after a fork")
-        if threading.get_ident() == self._thread.ident:
+        if threading.current_thread() is self._thread:
             raise ConfigurationError(
                 "a blocking call in the pipe's own event loop would wait for itself: call it from another thread"
             )
@@ -132,7 +135,9 @@ class Loop:
             ticket.ended.add_done_callback(lambda _: self._waiting.discard(ticket))
 
     def _soon(self, function: Callable[[], object]) -> bool:
-        """Have the loop call it; False if the loop is gone."""
+        """Have the loop call it; False if the loop is gone, or not there yet."""
+        if self._enter is None:
+            return False
         try:
             self._enter(function)
         except RuntimeError:  # closed: asyncio says RuntimeError, and trio.RunFinishedError is one
@@ -158,9 +163,9 @@ class Loop:
                 self._started.set_exception(PipeClosed("the pipe was closed meanwhile"))
 
     async def _main(self) -> None:
-        self._enter = entrance()
         self._stopping = anyio.Event()
         self._ending = False
+        self._enter = entrance()
         async with anyio.create_task_group() as tasks:
             self._tasks: TaskGroup = tasks
             with self._lock:
