@@ -25,6 +25,15 @@ async def client() -> None:
         print(payload, active, explained.would_change, reason, kind)
 
 
+async def doctor() -> None:
+    report: devpipe.Report = await devpipe.diagnose("http://127.0.0.1:8000", folder=".devpipe", timeout=2.0)
+    working: tuple[str, ...] = report.working
+    for trial in report.trials:
+        findings: tuple[devpipe.Finding, ...] = trial.findings
+        remedies: list[str | None] = [f.remedy for f in findings if f.status is devpipe.Status.FAILED]
+        print(working, trial.works, trial.latency_p99, remedies)
+
+
 async def serve() -> None:
     server = devpipe.Server()
 
