@@ -294,7 +294,7 @@ class FolderLink:
     def _reclaim(self, call: Call) -> None:
         """Take a request back: if our claim wins, nobody has seen it."""
         try:
-            if self._carrier.run(withdraw(request_name(call.id))):
+            if self._carrier.run(withdraw(request_name(call.id), draft_name())):
                 call.handed_over = False
         except OSError as error:
             self._trouble(f"the request {call.id} cannot be withdrawn: {error.strerror or error}")

@@ -167,20 +167,23 @@ def collect(name: str, *, limit: int) -> Program[bytes]:
 # --- claiming -----------------------------------------------------------------------------------------
 
 
-def claim(name: str) -> Program[bool]:
-    """Take a request away from all others: True for the one who wins."""
+def claim(name: str, *, place: Place, new: str) -> Program[Place | None]:
+    """Take a request away from all others. Returns where it is now, None if it is another's.
+
+    It is in ``claims`` under its own name; or in ``place`` as ``new`` where files have one name only.
+    """
     match (yield Link(Place.REQUESTS, name, Place.CLAIMS)):
         case Linked.MADE:
             # whoever loses here was frozen for so long that its claim was swept: the file there is not its own
-            return bool((yield Remove(Place.REQUESTS, name)))
+            return Place.CLAIMS if (yield Remove(Place.REQUESTS, name)) else None
         case Linked.IMPOSSIBLE:
             try:
-                yield Move(Place.REQUESTS, name, Place.CLAIMS, name)
+                yield Move(Place.REQUESTS, name, place, new)
             except FileNotFoundError:
-                return False  # somebody else has it
-            return True
+                return None  # somebody else has it
+            return place
         case _:
-            return False
+            return None
 
 
 def take(name: str, *, age: float, limit: int) -> Program[Taken | None]:
@@ -190,7 +193,7 @@ def take(name: str, *, age: float, limit: int) -> Program[Taken | None]:
 
     Raises ``OSError`` if it is ours and cannot be read; it is removed then.
     """
-    if not (yield from claim(name)):
+    if (yield from claim(name, place=Place.CLAIMS, new=name)) is None:
         return None
     seen = yield Look(Place.CLAIMS, name)
     if isinstance(seen, Seen) and is_orphan(modified=seen.modified, now=seen.now, age=age):
@@ -205,11 +208,16 @@ def take(name: str, *, age: float, limit: int) -> Program[Taken | None]:
     return Taken(data=data)
 
 
-def withdraw(name: str) -> Program[bool]:
-    """A client takes its request back: True if nobody has seen it, or will."""
-    if not (yield from claim(name)):
+def withdraw(name: str, draft: str) -> Program[bool]:
+    """A client takes its request back: True if nobody has seen it, or will.
+
+    ``draft``: where it is put if it has to be renamed. A claim of its server may have the name in ``claims``: of the same
+    message, sent before.
+    """
+    place = yield from claim(name, place=Place.TMP, new=draft)
+    if place is None:
         return False
-    yield Remove(Place.CLAIMS, name)
+    yield Remove(place, draft if place is Place.TMP else name)
     return True
 
 

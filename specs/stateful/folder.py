@@ -236,7 +236,7 @@ class FolderMachine(RuleBasedStateMachine):
             if won:
                 self.model.disown(content)
 
-        client.begin(self.withdraw(request_name(id)), then=then)
+        client.begin(self.withdraw(request_name(id), f"draft_{self.number()}"), then=then)
         client.run(steps, fault)
 
     @rule(data=st.data(), steps=STEPS, fault=FAULTS)

@@ -75,19 +75,23 @@ def test_a_message_is_read_before_it_is_removed() -> None:
     assert carry_out(collect("push_1.json", limit=9), *steps) == b"x"
 
 
-@pytest.mark.parametrize("won", [True, False])
-def test_a_claim_is_won_by_whoever_removes_the_first_name(won: bool) -> None:
-    assert carry_out(claim(NAME), (LINK, Linked.MADE), (FIRST, won)) is won
+@pytest.mark.parametrize(("removed", "where"), [(True, Place.CLAIMS), (False, None)])
+def test_a_claim_is_won_by_whoever_removes_the_first_name(removed: bool, where: Place | None) -> None:
+    program = claim(NAME, place=Place.TMP, new="draft_1")
+    assert carry_out(program, (LINK, Linked.MADE), (FIRST, removed)) is where
 
 
 def test_a_claim_is_lost_when_the_second_name_is_there() -> None:
-    assert carry_out(claim(NAME), (LINK, Linked.LOST)) is False
+    assert carry_out(claim(NAME, place=Place.TMP, new="draft_1"), (LINK, Linked.LOST)) is None
 
 
-@pytest.mark.parametrize(("answer", "won"), [(None, True), (FileNotFoundError(), False)])
-def test_where_files_have_one_name_only_the_rename_decides(answer: OSError | None, won: bool) -> None:
-    move = Move(Place.REQUESTS, NAME, Place.CLAIMS, NAME)
-    assert carry_out(claim(NAME), (LINK, Linked.IMPOSSIBLE), (move, answer)) is won
+@pytest.mark.parametrize(("answer", "where"), [(None, Place.TMP), (FileNotFoundError(), None)])
+def test_where_files_have_one_name_only_the_rename_decides(
+    answer: OSError | None, where: Place | None
+) -> None:
+    move = Move(Place.REQUESTS, NAME, Place.TMP, "draft_1")
+    program = claim(NAME, place=Place.TMP, new="draft_1")
+    assert carry_out(program, (LINK, Linked.IMPOSSIBLE), (move, answer)) is where
 
 
 def test_a_request_is_read_after_it_is_won() -> None:
@@ -114,8 +118,19 @@ def test_a_request_that_cannot_be_read_is_removed_and_the_reason_is_told() -> No
 
 
 def test_a_request_is_withdrawn_by_the_same_claim() -> None:
-    assert carry_out(withdraw(NAME), (LINK, Linked.MADE), (FIRST, True), (SECOND, True)) is True
-    assert carry_out(withdraw(NAME), (LINK, Linked.LOST)) is False
+    steps: Sequence[tuple[Step, Answer]] = ((LINK, Linked.MADE), (FIRST, True), (SECOND, True))
+    assert carry_out(withdraw(NAME, "draft_1"), *steps) is True
+    assert carry_out(withdraw(NAME, "draft_1"), (LINK, Linked.LOST)) is False
+
+
+def test_a_request_that_has_to_be_renamed_meets_no_claim_of_its_server() -> None:
+    move = Move(Place.REQUESTS, NAME, Place.TMP, "draft_1")
+    steps: Sequence[tuple[Step, Answer]] = (
+        (LINK, Linked.IMPOSSIBLE),
+        (move, None),
+        (Remove(Place.TMP, "draft_1"), True),
+    )
+    assert carry_out(withdraw(NAME, "draft_1"), *steps) is True
 
 
 def test_only_our_own_names_are_swept() -> None:

@@ -45,7 +45,7 @@ def test_the_folder_does_what_its_model_says() -> None:
 
 def takes_what_it_lost(name: str, *, age: float, limit: int) -> Program[Taken | None]:
     """The answer to the claim is not looked at."""
-    yield from claim(name)
+    yield from claim(name, place=Place.CLAIMS, new=name)
     data = yield Read(Place.CLAIMS, name, limit)
     assert isinstance(data, bytes)
     return Taken(data=data)
@@ -66,7 +66,7 @@ def never_takes(name: str, *, age: float, limit: int) -> Program[Taken | None]:
     return None
 
 
-def removes_without_a_claim(name: str) -> Program[bool]:
+def removes_without_a_claim(name: str, draft: str) -> Program[bool]:
     """A server may have linked it already."""
     return bool((yield Remove(Place.REQUESTS, name)))
 
@@ -147,7 +147,7 @@ class Race:
         client.run(ENOUGH)
         for name in ("s1", "s2"):
             self.people[name].begin(take(NAME, age=AGE, limit=LIMIT), then=self.took(name))
-        client.begin(withdraw(NAME), then=self.took_back)
+        client.begin(withdraw(NAME, "draft_2"), then=self.took_back)
         if late:
             self.people["s1"].run(1)
             self.model.now += AGE + 1
