@@ -22,8 +22,6 @@ import anyio
 
 import devpipe
 from devpipe.adapters.ports import folder as port
-from devpipe.adapters.server import folder as _server  # noqa: F401  (imported before the first fork)
-from devpipe.adapters.transports import folder as _transport  # noqa: F401  (the same)
 
 #: Whoever sends gives up after this long (seconds).
 TIMEOUT = 3.0
@@ -72,14 +70,18 @@ class CountedOs:
         return call
 
 
-async def serve(folder: Path, log: Path) -> None:
-    server = devpipe.Server(folder=folder, execution_log=log)
+def make_server(**options: Any) -> devpipe.Server:
+    server = devpipe.Server(**options)
 
     @server.handler("echo")
     async def echo(message: devpipe.Message) -> Any:
         return message.payload
 
-    async with server:
+    return server
+
+
+async def serve(folder: Path, log: Path) -> None:
+    async with make_server(folder=folder, execution_log=log):
         await anyio.sleep_forever()
 
 
@@ -90,6 +92,16 @@ async def send(folder: Path, log: Path) -> None:
 
 
 ROLES = {"server": serve, "client": send}
+
+
+async def rehearse() -> None:
+    """Have everything imported, so that no child has to."""
+    from devpipe.adapters.server import folder  # noqa: F401
+
+    async with make_server() as server, devpipe.connect(server) as pipe:
+        await pipe.send("echo", 1)
+    async with devpipe.connect(folder="/nowhere", wait=False):
+        pass
 
 
 def become(order: dict[str, Any]) -> None:
@@ -108,6 +120,8 @@ def become(order: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    for backend in ("asyncio", "trio"):
+        anyio.run(rehearse, backend=backend)
     say, woken = os.pipe()
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(woken)

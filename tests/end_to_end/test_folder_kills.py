@@ -33,7 +33,7 @@ PATIENCE = 15.0
 #: A deadline is kept to this (seconds): the sweep of calls, and a machine that has other things to do.
 SLACK = 2.0
 #: So many are killed at once: each has a folder of its own.
-AT_ONCE = 6
+AT_ONCE = 10
 #: More operations than one round trip has; a test that gets there has lost its way.
 MANY = 400
 
