@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from anyio.abc import TaskStatus
 
 import devpipe
 from devpipe.machines.protocols.sessions import session_name
@@ -129,6 +130,38 @@ async def test_a_handler_may_say_itself_what_is_wrong(
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("details", "told"),
+    [
+        ({"cheapest": "a"}, {"cheapest": "a", "suggestions": ["wait"]}),
+        (None, {"suggestions": ["wait"]}),
+        ([1], {"about": [1], "suggestions": ["wait"]}),
+        ({"a": object}, {"about": "{'a': <class 'object'>}", "suggestions": ["wait"]}),
+    ],
+)
+async def test_a_model_that_cannot_be_selected_is_told_with_code_details_and_suggestions(
+    serving: Serving, caplog: pytest.LogCaptureFixture, details: object, told: dict[str, Any]
+) -> None:
+    server = devpipe.Server()
+
+    @server.handler("select")
+    async def select(message: devpipe.Message) -> None:
+        raise devpipe.ModelSelectionError(
+            "none", code="NO_HEALTHY_MODELS", details=details, suggestions=("wait",)
+        )
+
+    async with serving(server) as served:
+        answer = await answer_of(served, "select")
+    assert answer["success"] is False
+    assert answer["error"] == {
+        "code": "NO_HEALTHY_MODELS",
+        "message": "none",
+        "details": told,
+        "outcome": "executed",
+    }
+    assert not caplog.records
+
+
 async def test_a_result_that_is_no_json_is_the_handlers_error(
     serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -241,6 +274,55 @@ async def test_a_payload_that_breaks_when_it_is_read_starts_no_handler(
         )
         assert answer.json()["error"]["code"] == "bad_message"
         assert answer.json()["error"]["outcome"] == "rejected" and served.server.executed == []
+
+
+# --- what runs beside the handlers ------------------------------------------------------------------
+
+
+async def test_what_is_attached_runs_before_anything_is_served_and_ends_with_the_server() -> None:
+    server = devpipe.Server()
+    lives: list[str] = []
+
+    async def part(*, task_status: TaskStatus[None]) -> None:
+        lives.append("starts")
+        await anyio.lowlevel.checkpoint()
+        lives.append("runs")
+        task_status.started()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            lives.append("ended")
+
+    server.attach(part)
+    for _ in range(2):
+        async with server:
+            assert lives == ["starts", "runs"]
+            with pytest.raises(devpipe.ConfigurationError, match="runs already"):
+                server.attach(part)
+        assert lives == ["starts", "runs", "ended"]
+        lives.clear()
+
+
+async def test_what_is_attached_and_cannot_start_keeps_the_server_from_running() -> None:
+    server = devpipe.Server()
+    ended: list[str] = []
+
+    async def first(*, task_status: TaskStatus[None]) -> None:
+        task_status.started()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("first")
+
+    async def second(*, task_status: TaskStatus[None]) -> None:
+        raise devpipe.ConfigurationError("no")
+
+    server.attach(first)
+    server.attach(second)
+    with pytest.raises(devpipe.ConfigurationError, match="no"):
+        async with server:
+            pass
+    assert ended == ["first"] and not server.running
 
 
 # --- pushes -----------------------------------------------------------------------------------------
