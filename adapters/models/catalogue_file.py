@@ -50,9 +50,9 @@ def load_catalogue(path: str | os.PathLike[str]) -> Catalogue:
     if kind not in (".toml", ".json"):
         raise ConfigurationError(f"the catalogue {source!r}: give a file whose name ends in .toml or .json")
     text = _read(file, source)
+    data: Any
+    located: Located
     try:
-        data: Any
-        located: Located
         if kind == ".json":
             data, located = json.loads(text), locate_json(text)
         else:
@@ -63,11 +63,15 @@ def load_catalogue(path: str | os.PathLike[str]) -> Catalogue:
         ValueError
     ) as error:  # both decoders' errors, which name line and column, and integers without an end
         raise ConfigurationError(f"the catalogue {source} is no {kind[1:].upper()}: {error}") from error
-    if isinstance(data, dict):
-        table = cast("dict[str, object]", data)
-        if isinstance(table.get("dated"), dt.date):  # TOML has dates, JSON has not
-            table["dated"] = str(table["dated"])
-    return parse_catalogue(data, source=source, located=located)
+    return parse_catalogue(_plain(data), source=source, located=located)
+
+
+def _plain(data: object) -> object:
+    """TOML has dates, JSON has not: both become text."""
+    if not isinstance(data, dict):
+        return data
+    table = cast("dict[str, object]", data)
+    return {key: str(value) if isinstance(value, dt.date) else value for key, value in table.items()}
 
 
 def _read(file: Path, source: str) -> str:
@@ -146,12 +150,14 @@ class CatalogueFile:
 
     def _reload(self) -> bool:
         self._signature = self._look()  # before it is read: what is written meanwhile is seen the next time
-        kept = f"{len(self.catalogue.models)} models of before are kept"
+        kept = len(self.catalogue.models)
         try:
             self.catalogue = load_catalogue(self.path)
         except ConfigurationError as error:
             self.refused = error
-            log.error("the catalogue has changed and is refused, the %s: %s", kept, error)
+            log.error(
+                "the catalogue has changed and is refused; models kept from before: %d. %s", kept, error
+            )
             return False
         self.refused = None
         log.info("the catalogue has changed: %d models from %s", len(self.catalogue.models), self.path)

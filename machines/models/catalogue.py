@@ -200,10 +200,12 @@ class _Reader:
         if name not in table:
             self._wrong(at, f" is missing: give a list of at least one, at most {most}")
             return []
-        value = table[name]
-        items = cast("list[object]", value) if isinstance(value, list) else []
+        value: object = table[name]
+        items: list[object] = [*cast("list[object]", value)] if isinstance(value, list) else []
         if not 0 < len(items) <= most:
-            self._wrong(at, f" = {show(value)} is not allowed: give a list of at least one, at most {most}")
+            self._wrong(
+                at, f" = {show(table[name])} is not allowed: give a list of at least one, at most {most}"
+            )
         return items[:most]
 
     def _wrong(self, at: Key, text: str) -> None:

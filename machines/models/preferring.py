@@ -63,8 +63,12 @@ def read_update(payload: object) -> tuple[str, object]:
 
     Raises ``ModelSelectionError`` (``INVALID_REQUEST``) if ``user`` is no name.
     """
-    fields = cast("dict[str, object]", payload) if isinstance(payload, dict) else {}
-    return read_user(fields), fields.get("preferences", payload)
+    fields: dict[str, object] = {}
+    change = payload
+    if isinstance(payload, dict):
+        fields = cast("dict[str, object]", payload)
+        change = fields.get("preferences", fields)
+    return read_user(fields), change
 
 
 def read_user(payload: object) -> str:

@@ -204,7 +204,7 @@ async def test_a_bad_new_version_keeps_the_old_one_and_says_so_once(
         assert await seen.next() == ("d",) and seen.file.refused is None
     bad, gone = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert bad.name == "devpipe.models.catalogue"
-    assert "is refused, the 2 models of before are kept" in bad.getMessage()
+    assert "is refused; models kept from before: 2." in bad.getMessage()
     assert "c.json:7: models[0].cost_per_token = -1" in bad.getMessage()
     assert "cannot be read" in gone.getMessage()
 
