@@ -23,7 +23,7 @@ from devpipe.machines.models.cache import ChoiceCache
 from devpipe.machines.models.choice import ModelChoice, answered
 from devpipe.machines.models.context import context_of
 from devpipe.machines.models.events import EVENTS, ModelSelected, PreferencesUpdated, SelectionFailed
-from devpipe.machines.models.preferences import changed
+from devpipe.machines.models.preferring import DEFAULT_USER, change_by_name
 from devpipe.machines.models.static import choose_static
 from devpipe.machines.models.types import (
     ModelHealth,
@@ -68,7 +68,7 @@ class ModelSelector:
         server_url: str | Server | None = None,
         *,
         pipe: Pipe | None = None,
-        user: str = "default",
+        user: str = DEFAULT_USER,
         preferences: Preferences | None = None,
         fallback_enabled: bool = True,
         fallback_table: str | os.PathLike[str] | None = None,
@@ -186,7 +186,7 @@ class ModelSelector:
         return await self._by_priority("performance", request)
 
     async def _by_priority(self, priority: str, request: ModelSelectionRequest) -> ModelChoice:
-        preferences = changed(self._preferences, {"priority": priority})
+        preferences = change_by_name(self._preferences, {"priority": priority})
         plain = {**encode(request), "user_preferences": encode(preferences)}
         return await self.choose(decode(plain, ModelSelectionRequest, what="the request"))
 
@@ -227,7 +227,7 @@ class ModelSelector:
         """The server knows the default user's preferences; everybody else's go along."""
         plain = encode(request)
         if request.user_preferences is None and (
-            self._user != "default" or self._preferences != Preferences()
+            self._user != DEFAULT_USER or self._preferences != Preferences()
         ):
             plain["user_preferences"] = encode(self._preferences)
         return plain
@@ -308,7 +308,7 @@ class ModelSelector:
         has changed.
         """
         self._opened()
-        before, self._preferences = self._preferences, changed(self._preferences, changes)
+        before, self._preferences = self._preferences, change_by_name(self._preferences, changes)
         self._cache.clear()
         self._given, self._fetched, self._synced = True, True, False
         if self.connected:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from msgspec import structs
@@ -11,7 +11,7 @@ from devpipe.machines.errors import ModelSelectionError
 from devpipe.machines.models.rules import Rule, flag, number, one_of, show, similar, text, texts
 from devpipe.machines.models.types import Preferences
 
-__all__ = ["DEFAULT_USER", "change_preferences", "overlay", "read_update", "read_user"]
+__all__ = ["DEFAULT_USER", "change_by_name", "change_preferences", "overlay", "read_update", "read_user"]
 
 #: Whose preferences they are where nobody is named.
 DEFAULT_USER = "default"
@@ -50,6 +50,18 @@ def change_preferences(current: Preferences, change: object) -> Preferences:
         if isinstance(value, list):
             known[name] = tuple(cast("list[str]", value))
     return structs.replace(current, **known)
+
+
+def change_by_name(current: Preferences, changes: Mapping[str, object]) -> Preferences:
+    """The same where a program of ours names them: a name that is not known is a mistake.
+
+    Raises ``ModelSelectionError`` (``INVALID_REQUEST``) as above, and for a name that is none.
+    """
+    for name in changes:
+        if name not in _RULES:
+            hint = similar(name, _RULES) or f": give one of {', '.join(_RULES)}"
+            raise _refused(f"{show(name)} is no preference{hint}", {})
+    return change_preferences(current, dict(changes))
 
 
 def overlay(stored: Preferences, said: Preferences, *, named: Collection[str]) -> Preferences:

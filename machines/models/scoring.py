@@ -13,7 +13,7 @@ are expected within the time limit, then the higher score:
 
 Each is from 0 to 1 and depends on that model alone, so a model more or less in a catalogue turns no other two around.
 
-**Estimated cost** is price times tokens: ``context_length`` tokens, or ``DEFAULT_TOKENS`` where a request names none. A catalogue
+**Estimated cost** is price times tokens: ``context_length`` tokens, or ``ASSUMED_TOKENS`` where a request names none. A catalogue
 has one price for what is read and what is written. The budget is the request's ``max_cost``, or the preferred
 ``max_cost_per_request``. **Estimated time** is the mean measured at this task, or over all tasks, or the catalogue's.
 **Confidence** is the score, times 0.9 where nothing was measured, and times 0.8 where a preference is not met.
@@ -29,6 +29,7 @@ from msgspec import Struct
 
 from devpipe.machines.errors import ModelSelectionError
 from devpipe.machines.models.types import (
+    ASSUMED_TOKENS,
     Model,
     ModelHealth,
     ModelSelectionRequest,
@@ -39,7 +40,6 @@ from devpipe.machines.models.types import (
 )
 
 __all__ = [
-    "DEFAULT_TOKENS",
     "MAX_FALLBACKS",
     "QUALITY_LEVELS",
     "WEIGHTS",
@@ -48,8 +48,6 @@ __all__ = [
     "estimate_cost",
 ]
 
-#: Tokens of a request that does not say how many.
-DEFAULT_TOKENS = 1000
 MAX_FALLBACKS = 3
 #: US dollars for one token, and milliseconds, at which a factor is 0.5.
 HALF_PRICE = 5e-6
@@ -104,8 +102,8 @@ class _Candidate(Struct, frozen=True, kw_only=True):
 
 
 def estimate_cost(model: Model, request: ModelSelectionRequest) -> float:
-    """What the request costs with this model (US dollars): its price times ``context_length`` or ``DEFAULT_TOKENS``."""
-    return model.cost_per_token * (request.context_length or DEFAULT_TOKENS)
+    """What the request costs with this model (US dollars): its price times ``context_length`` or ``ASSUMED_TOKENS``."""
+    return model.estimated_cost(request.context_length)
 
 
 def choose(
@@ -230,7 +228,7 @@ def _too_expensive(
 ) -> ModelSelectionError:
     cheapest = min(online, key=lambda model: (estimate_cost(model, request), model.id))
     cost = estimate_cost(cheapest, request)
-    tokens = request.context_length or DEFAULT_TOKENS
+    tokens = request.context_length or ASSUMED_TOKENS
     suggestions = [
         f"allow a max_cost of {_dollars(cost, up=True)}: {cheapest.id} is the cheapest for {request.task_type}"
     ]
@@ -342,7 +340,7 @@ def _reasoning(
     budget: float,
 ) -> str:
     best, *rest = candidates
-    tokens = request.context_length or DEFAULT_TOKENS
+    tokens = request.context_length or ASSUMED_TOKENS
     weights = WEIGHTS[wishes.priority]
     strongest = max(
         Weights.__struct_fields__, key=lambda name: float(getattr(best, name)) * float(getattr(weights, name))

@@ -89,8 +89,8 @@ class Model(Struct, frozen=True, kw_only=True):
     quality_score: Share
 
     def estimated_cost(self, tokens: int | None) -> float:
-        """What one request costs, in US dollars: every token at the model's price, 1,000 of them if nobody says."""
-        return self.cost_per_token * (ASSUMED_TOKENS if tokens is None else tokens)
+        """What one request costs, in US dollars: every token at the model's price, ``ASSUMED_TOKENS`` of them if nobody says."""
+        return self.cost_per_token * (tokens or ASSUMED_TOKENS)
 
     def score_for(self, task: str) -> float:
         """How well it does this task, from 0 (not at all) to 1."""

@@ -72,7 +72,7 @@ def test_a_mistake_in_json_is_named_with_its_line(tmp_path: Path) -> None:
     write_json(path, "a", "b", quality_score="good")
     with pytest.raises(CatalogueError) as caught:
         load_catalogue(path)
-    assert [problem.line for problem in caught.value.problems] == [11, 27]
+    assert [problem.line for problem in caught.value.mistakes] == [11, 27]
     assert f"\n  {path}:11: models[0].quality_score = 'good' is not allowed" in str(caught.value)
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from devpipe.machines.errors import ModelSelectionError
 from devpipe.machines.models.scoring import (
-    DEFAULT_TOKENS,
     MAX_FALLBACKS,
     QUALITY_LEVELS,
     WEIGHTS,
@@ -116,7 +115,6 @@ def test_what_was_measured_counts_more_than_what_the_catalogue_says() -> None:
 
 
 def test_the_estimated_cost_is_the_price_times_the_context_or_a_thousand_tokens() -> None:
-    assert DEFAULT_TOKENS == 1000
     assert choose(chat(), models=[model("a")]).estimated_cost == pytest.approx(0.005)
     assert choose(chat(context_length=0), models=[model("a")]).estimated_cost == pytest.approx(0.005)
     assert choose(chat(context_length=4000), models=[model("a")]).estimated_cost == pytest.approx(0.02)

@@ -21,7 +21,7 @@ from devpipe.machines.message import Priority
 from devpipe.machines.models.cache import ChoiceCache
 from devpipe.machines.models.choice import answered
 from devpipe.machines.models.context import context_of
-from devpipe.machines.models.preferences import changed
+from devpipe.machines.models.preferring import change_by_name
 from devpipe.machines.models.static import choose_static, read_table
 from devpipe.machines.models.types import (
     Model,
@@ -76,7 +76,7 @@ def test_a_model_has_a_score_for_a_task_it_can_do_and_none_for_others() -> None:
 def test_a_request_of_unknown_length_is_taken_to_have_a_thousand_tokens() -> None:
     able = decode(model("m"), Model, what="it")
     assert able.estimated_cost(None) == pytest.approx(0.001)
-    assert able.estimated_cost(0) == 0
+    assert able.estimated_cost(0) == pytest.approx(0.001)
 
 
 # --- cache -----------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_a_table_that_is_not_valid_is_refused_by_name(table: Any, named: str) ->
 
 
 def test_preferences_are_changed_in_part() -> None:
-    after = changed(DEFAULTS, {"priority": "cost", "preferred_providers": ["a"]})
+    after = change_by_name(DEFAULTS, {"priority": "cost", "preferred_providers": ["a"]})
     assert (after.priority, after.preferred_providers, after.quality_threshold) == ("cost", ("a",), 0.7)
 
 
@@ -228,13 +228,13 @@ def test_preferences_are_changed_in_part() -> None:
     ("wrong", "named"),
     [
         ({"quality_threshold": 2}, "quality_threshold"),
-        ({"priorty": "cost"}, "did you mean priority"),
-        ({"zzz": 1}, "there are priority"),
+        ({"priorty": "cost"}, "did you mean 'priority'"),
+        ({"zzz": 1}, "give one of priority"),
     ],
 )
 def test_preferences_out_of_range_are_refused_by_name(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(ModelSelectionError, match=named) as caught:
-        changed(DEFAULTS, wrong)
+        change_by_name(DEFAULTS, wrong)
     assert caught.value.code == "INVALID_REQUEST"
 
 
