@@ -6,13 +6,13 @@ import os
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from devpipe.adapters.blocking.face import Face
+from devpipe.adapters.blocking.listening import Listening
 from devpipe.adapters.blocking.loop import Backend, Loop
 from devpipe.adapters.client import pipe as asynchronous
 from devpipe.adapters.client import subscriptions
@@ -25,10 +25,7 @@ from devpipe.machines.message import Gap, Message, Position, Priority
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Pipe", "Subscription", "connect"]
-
-#: So many listeners of one pipe run at once; more wait for each other.
-LISTENER_THREADS = 8
+__all__ = ["Pipe", "Subscription", "Token", "connect"]
 
 
 def connect(
@@ -66,7 +63,7 @@ def connect(
     pipe = connect_asynchronous(
         server_url,
         folder=folder,
-        token=_Token(token) if callable(token) else token,
+        token=Token(token) if callable(token) else token,
         transports=transports,
         wait=wait,
         timeout=timeout,
@@ -82,7 +79,7 @@ def connect(
     return Pipe(pipe, backend=backend)
 
 
-class Pipe(Face[asynchronous.Pipe]):
+class Pipe(Listening[asynchronous.Pipe]):
     """One message pipe over several transports, in an event loop and a thread of its own.
 
     Any number of threads may use it at once. Ctrl-C ends a call that waits: ``KeyboardInterrupt`` is raised in it, the
@@ -96,7 +93,6 @@ class Pipe(Face[asynchronous.Pipe]):
     def __init__(self, pipe: asynchronous.Pipe, *, backend: Backend = "asyncio") -> None:
         super().__init__(pipe, backend=backend)
         self.config = pipe.config
-        self._limiter: anyio.CapacityLimiter | None = None
 
     # --- messages ---------------------------------------------------------------------------------------
 
@@ -122,34 +118,6 @@ class Pipe(Face[asynchronous.Pipe]):
     def position(self) -> Position | None:
         """The last push that the program has taken out of a ``receive()``."""
         return self._run(lambda: self._subject.position)
-
-    # --- events -------------------------------------------------------------------------------------------
-
-    def on(self, name: str, listener: Callable[[Any], object]) -> Callable[[], None]:
-        """Call ``listener(event)`` at each event ``name``; returns what removes it again.
-
-        It is called in a worker thread of the pipe, never in yours: one event after the other, in order, while other
-        listeners may run beside it. So it may take its time and may use the pipe. One that raises is logged. Raises
-        ``ConfigurationError`` if there is no such event.
-        """
-        remove = self._run(self._listen, name, listener)
-
-        def remove_it() -> None:
-            try:
-                self._run(remove)
-            except PipeClosed:
-                pass  # a closed pipe calls nobody
-
-        return remove_it
-
-    def _listen(self, name: str, listener: Callable[[Any], object]) -> Callable[[], None]:
-        if self._limiter is None:  # made in the loop, to which it belongs
-            self._limiter = anyio.CapacityLimiter(LISTENER_THREADS)
-        return self._subject.on(name, _Relay(listener, self._limiter))
-
-    def off(self, name: str, listener: Callable[[Any], object]) -> None:
-        """Remove a listener."""
-        self._run(lambda: self._subject.off(name, _Relay(listener)))
 
     # --- the choice of the transport ------------------------------------------------------------------------
 
@@ -271,23 +239,8 @@ class Subscription:
 
 
 @dataclass(frozen=True, slots=True)
-class _Relay:
-    """Stands for a listener in the loop and calls it in a thread; two for the same listener are equal."""
-
-    listener: Callable[[Any], object]
-    limiter: anyio.CapacityLimiter | None = field(default=None, compare=False)
-
-    async def __call__(self, event: Any) -> None:
-        # abandoned when the pipe is closed: a listener that does not return must not keep it open
-        await anyio.to_thread.run_sync(self.listener, event, abandon_on_cancel=True, limiter=self.limiter)
-
-    def __repr__(self) -> str:
-        return repr(self.listener)
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    """A plain function that gives a token, called in a thread because it may take its time."""
+class Token:
+    """A plain function that gives a token, as the asynchronous one that is wanted: called in a thread because it may take its time."""
 
     function: Callable[[], str]
 

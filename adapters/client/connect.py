@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from devpipe.adapters.transports.base import Transport
     from devpipe.adapters.transports.owner import Household
 
-__all__ = ["PipeOptions", "SingleOptions", "connect", "connect_single"]
+__all__ = ["ChoiceOptions", "PipeOptions", "SingleOptions", "connect", "connect_single"]
 
 
 def connect(
@@ -94,11 +94,10 @@ def connect(
     return Pipe(config, make_transports, wait=wait)
 
 
-class SingleOptions(TypedDict, total=False):
-    """The keywords of ``connect`` that make sense for one transport."""
+class TransportOptions(TypedDict, total=False):
+    """The keywords of ``connect`` that make sense for any number of transports, but for the token."""
 
     folder: str | os.PathLike[str] | None
-    token: str | Callable[[], Awaitable[str]] | None
     timeout: float | None
     connect_timeout: float | None
     http_client: httpx.AsyncClient | None
@@ -109,11 +108,23 @@ class SingleOptions(TypedDict, total=False):
     config_file: str | os.PathLike[str] | None
 
 
-class PipeOptions(SingleOptions, total=False):
-    """The keywords of ``connect`` that make sense wherever a pipe is inside."""
+class SingleOptions(TransportOptions, total=False):
+    """For one transport."""
+
+    token: str | Callable[[], Awaitable[str]] | None
+
+
+class ChoiceOptions(TransportOptions, total=False):
+    """For several, where somebody chooses."""
 
     transports: Iterable[str] | None
     auto_failover: bool | None
+
+
+class PipeOptions(ChoiceOptions, total=False):
+    """For a whole pipe."""
+
+    token: str | Callable[[], Awaitable[str]] | None
 
 
 def connect_single(
