@@ -35,7 +35,7 @@ class Plugin:
         except devpipe.ModelSelectionError as error:
             print(f"{task}: {error.code}: {error}", *error.suggestions, sep="\n  ")
             return
-        note = "" if choice.live else f" (from the {choice.source})"
+        note = "" if choice.live else f" ({choice.source})"
         print(f"{task}: {choice.selected_model.name}{note}")
 
 
