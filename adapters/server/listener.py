@@ -136,6 +136,14 @@ async def _listen_asyncio(
 
     server = await asyncio.start_server(accepted, sock=bound.dup(), backlog=config.backlog)
     await ended.wait()
+    # first it stops to accept: a connection on its way from there to us would be lost in a server that is closed, and
+    # its socket would stay open
+    for listening in server.sockets:
+        try:
+            loop.remove_reader(listening.fileno())
+        except NotImplementedError:
+            break  # the loop of Windows has no readers
+    await turns()
     server.close()
     await context.terminated.set()
     await turns()
