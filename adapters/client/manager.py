@@ -217,6 +217,8 @@ class Manager:
                 self._new_session(f"the server is another one now ({event.to})")
         for effect in effects:
             self._carry_out(effect)
+        if self.failover.active is None:
+            self._active = None  # lost; or left for a pin whose transport is not up yet, though nothing has failed
         for event in events:
             self._announce(event)
         self.alarm.nudge()
@@ -258,12 +260,10 @@ class Manager:
                     self.failover.why(),
                 )
             case TransportFailed():
-                self._active = None if self.failover.active is None else self._active
                 log.info("%s was lost: %s", event.transport, event.failure.reason)
             case TransportRecovered():
                 self.traffic.flush()
             case Exhausted():
-                self._active = None
                 log.warning("no transport is usable now: %s", "; ".join(map(str, self.errors().values())))
                 self.traffic.give_up_hopeless()
             case _:

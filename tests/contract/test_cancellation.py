@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -139,6 +141,51 @@ async def test_a_transport_alone_may_be_cancelled_at_every_step(name: str) -> No
             await left.are_gone()
 
         await cancel_at_every_step(work, check, least=8)
+
+
+async def test_a_pipe_that_changes_its_way_may_be_cancelled_at_every_step() -> None:
+    name = "websocket+http"
+    async with witnessed(name) as (world, witness):
+        left = Leftovers(world, name)
+        pipes: list[Pipe] = []
+
+        async def work() -> None:
+            async with open_pipe(world, "websocket", "http") as pipe:
+                pipes.append(pipe)
+                for way in ("http", "websocket"):
+                    pipe.use(way)
+                    assert (await pipe.send("echo", way)).transport == way
+
+        async def check() -> None:
+            for pipe in pipes:
+                await is_empty(pipe)
+            pipes.clear()
+            assert (await witness.send("echo", 2)).payload == 2
+            await left.are_gone()
+
+        await cancel_at_every_step(work, check, least=20)
+
+
+@pytest.mark.parametrize("name", ["websocket", "http", "folder"])
+async def test_a_pipe_to_nobody_may_be_cancelled_at_every_step(name: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # nobody accepts there: a dial is silent or in vain
+        url = None if name == "folder" else f"http://127.0.0.1:{taken.getsockname()[1]}"
+        folder = tmp_path / "nobody" if name == "folder" else None
+
+        async def work() -> None:
+            pipe = devpipe.connect(url, folder=folder, transports=[name], connect_timeout=0.05)
+            with pytest.raises(devpipe.AllTransportsFailed):
+                async with pipe:
+                    raise AssertionError("it was entered")
+
+        async def check() -> None:
+            assert open_files() <= before
+
+        def open_files() -> int:
+            return len(os.listdir("/dev/fd"))
+
+        before = open_files()
+        await cancel_at_every_step(work, check, least=2)
 
 
 # --- while a caller waits ---------------------------------------------------------------------------------
