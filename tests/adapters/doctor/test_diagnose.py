@@ -186,6 +186,22 @@ async def test_messages_that_are_too_large_for_something_between_are_warned_of()
     assert size.remedy is not None and "client_max_body_size" in size.remedy
 
 
+async def test_messages_that_are_larger_than_the_server_takes_after_all_are_warned_of() -> None:
+    class Narrow(devpipe.Server):
+        """Says ten MiB and takes one."""
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            sizes = [int(value) for name, value in scope["headers"] if name == b"content-length"]
+            serve = small if sizes and sizes[0] > 2**20 else super().__call__
+            await serve(scope, receive, send)
+
+    async with devpipe.Server(devpipe.ServerConfig(max_message_bytes=2**20)) as small:
+        async with serving(Narrow()) as world:
+            report = await diagnose(world.url, transports=["http"])
+    size = findings(report, "http")["size"]
+    assert report.ok and size.status is Status.WARNING and "does not get through" in size.words
+
+
 async def test_the_largest_message_is_not_tried_where_it_would_take_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -243,11 +259,13 @@ async def test_a_token_function_that_raises_is_told_and_ends_nothing_else() -> N
 async def test_what_breaks_a_trial_ends_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     from devpipe.adapters.transports.websocket import WebSocketLink
 
-    def broken(self: WebSocketLink, call: object) -> None:
-        raise ZeroDivisionError("our own \x1b error")
+    def broken(self: WebSocketLink, *arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("our own\x1b[31m\nerror" + "x" * 10_000)
 
-    monkeypatch.setattr(WebSocketLink, "submit", broken)
+    monkeypatch.setattr(WebSocketLink, "__init__", broken)
     async with serving() as world:
-        report = await diagnose(world.url, timeout=2.0)
+        report = await diagnose(world.url)
     assert report.working == ("http",)
-    assert "websocket" in report.verdict and "\x1b" not in str(report)
+    remedy = check_broken(report, "websocket", "proof", "ZeroDivisionError", "our own\\x1b[31m\\nerror")
+    assert "--debug" in remedy
+    assert len(findings(report, "websocket")["proof"].words) < 500

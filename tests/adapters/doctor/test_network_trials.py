@@ -101,7 +101,8 @@ async def test_all_transports_are_tried_at_once() -> None:
 async def test_a_server_that_shows_a_page_for_people(head: str) -> None:
     handler = answering(f"{head}\r\nContent-Type: text/html", "<html>Please log in</html>")
     async with listening(handler) as port:
-        report = await diagnose(f"http://127.0.0.1:{port}")
+        # it is not tried again until the time is over
+        report = await diagnose(f"http://127.0.0.1:{port}", timeout=2 * BOUND)
     for name in NETWORK:
         health = findings(report, name)["health"]
         assert health.status is Status.WARNING and "'text/html'" in health.words
