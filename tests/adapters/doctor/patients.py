@@ -28,7 +28,13 @@ Handler = Callable[[ByteStream], Awaitable[None]]
 
 async def diagnose(url: str | None = None, **options: Any) -> Report:
     with anyio.fail_after(BOUND):
-        return await devpipe.diagnose(url, **options)
+        report = await devpipe.diagnose(url, **options)
+    for found in (*report.surroundings, *(f for trial in report.trials for f in trial.findings)):
+        wanted = found.status in (Status.WARNING, Status.FAILED)
+        assert (found.remedy is not None) is wanted, "a remedy for each failure, and for nothing else"
+        assert found.words.isprintable()
+        assert found.remedy is None or found.remedy.endswith((".", "?")), "remedies are sentences"
+    return report
 
 
 def findings(report: Report, transport: str) -> dict[str, Finding]:
