@@ -4,8 +4,10 @@ then without being told, because notifications get lost (queues overflow, networ
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from watchdog.events import (
@@ -25,6 +27,11 @@ __all__ = ["Watcher", "from_thread"]
 
 log = logging.getLogger("devpipe.transport.folder")
 
+_REMEDIES = {
+    errno.ENOSPC: "; raise fs.inotify.max_user_watches",
+    errno.EMFILE: "; raise fs.inotify.max_user_instances, or the limit of open files",
+}
+
 
 class Watcher:
     """Calls ``wake`` in the event loop when a file appears in ``path``; ``blind`` says why it cannot.
@@ -43,13 +50,20 @@ class Watcher:
 
     def start(self) -> None:
         """Watch from now on. Where the system has no watches left, say so and go on without."""
-        observer = Observer()
+        observer: BaseObserver | None = None
         try:
+            observer = Observer()
             observer.schedule(_Handler(self._call), str(self._path), event_filter=self._events)
             observer.start()
-        except OSError as error:  # out of inotify watches or instances: the rescan finds everything, later
-            self.blind = f"no notifications ({error.strerror or error}): the folder is polled"
-            log.warning("%s: %s", self._path, self.blind)
+        except (OSError, RuntimeError) as error:
+            # out of inotify watches or instances, or of threads: the rescan finds everything, later
+            if observer is not None:
+                observer.stop()  # it has a thread and files already
+            code = error.errno if isinstance(error, OSError) else None
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            remedy = _REMEDIES.get(code or 0, "")
+            self.blind = f"no notifications ({reason}): the folder is polled{remedy}"
+            _warn(self._path, self.blind)
             return
         self._observer = observer
 
@@ -58,6 +72,12 @@ class Watcher:
         observer, self._observer = self._observer, None
         if observer is not None:
             observer.stop()
+
+
+@lru_cache(maxsize=1000)
+def _warn(path: Path, words: str) -> None:
+    """Once for each directory, however often a link to it begins anew."""
+    log.warning("%s: %s", path, words)
 
 
 class _Handler(FileSystemEventHandler):
