@@ -29,9 +29,10 @@ from devpipe.machines.protocols.folder_steps import (
 from devpipe.specs.models.folder import FolderModel
 from devpipe.specs.stateful.folder import AGE, ENOUGH, LIMIT, FolderMachine, Process
 
-SETTINGS = settings(stateful_step_count=40)
+#: a program of forty rules takes a hundredth of a second
+SETTINGS = settings(stateful_step_count=40, max_examples=settings().max_examples // 2)
 #: a bug is found or not: its smallest program is for people
-HUNT = settings(SETTINGS, phases=[Phase.generate], report_multiple_bugs=False)
+HUNT = settings(SETTINGS, max_examples=2000, phases=[Phase.generate], report_multiple_bugs=False)
 ID = "a-1"
 NAME = request_name(ID)
 
