@@ -95,6 +95,11 @@ def test_the_window_is_bounded_in_count() -> None:
     assert core.health["a"].error_rate == 0.0 and core.metrics["a", "chat"].success_rate == 1.0
     core.receive(report(task_type="planning"), now=20, wall=0)
     assert core.metrics["a", "chat"].success_rate == 1.0 and ("a", "planning") not in core.metrics
+    core = fed(*[True] * 6, config=MeasuredConfig(max_reports=6))
+    for second in (6, 7):
+        assert ("a", "chat") in core.metrics
+        core.receive(report(task_type="planning"), now=second, wall=0)
+    assert ("a", "chat") not in core.metrics, "four are left"
 
 
 def test_metrics_are_the_means_of_one_task_and_times_are_those_of_answers() -> None:
@@ -146,6 +151,30 @@ def test_satisfaction_that_moves_is_told() -> None:
     core.receive(report(satisfaction=1.0), now=10, wall=0)
     [told] = pushed(core)
     assert told.user_satisfaction_score == pytest.approx(3.5 / 6)
+
+
+def test_satisfaction_that_was_not_known_before_is_told_even_if_there_is_none() -> None:
+    core = fed(*[True] * 5)
+    core.drain_events()
+    core.receive(report(satisfaction=0.0), now=20, wall=0)
+    assert [metrics.user_satisfaction_score for metrics in pushed(core)] == [0.0]
+
+
+def test_metrics_that_were_forgotten_are_told_again() -> None:
+    core = fed(*[True] * 5)
+    assert len(pushed(core)) == 1
+    core.handle_deadline(now=400, wall=0)
+    assert not core.metrics and pushed(core) == []
+    for _ in range(5):
+        core.receive(report(), now=401, wall=0)
+    assert len(pushed(core)) == 1
+
+
+def test_huge_numbers_stay_numbers() -> None:
+    core = Measured(["a"])
+    for second in range(6):
+        core.receive(report(response_time_ms=1.7e308, cost=1.7e308), now=second, wall=0)
+    assert core.metrics["a", "chat"].average_cost == pytest.approx(1.7e308)
 
 
 def test_a_model_that_nobody_knows_is_refused_with_the_nearest() -> None:

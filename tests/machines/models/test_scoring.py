@@ -112,6 +112,7 @@ def test_what_was_measured_counts_more_than_what_the_catalogue_says() -> None:
     answer = choose(chat(), models=[model("a")], health=health("a", response_time=900.0))
     assert answer.estimated_time_ms == 900
     assert choose(chat(), models=[model("a")], metrics=measured("a")).estimated_time_ms == 2000
+    assert choose(chat(), models=[model("a")], health=health("a")).estimated_time_ms == 2000
 
 
 def test_the_estimated_cost_is_the_price_times_the_context_or_a_thousand_tokens() -> None:
@@ -141,6 +142,10 @@ def test_a_preferred_provider_comes_first_whatever_its_case_and_it_is_said_if_th
     wishes = Preferences(preferred_providers=("other",))
     assert selected(chat(), first, second, preferences=wishes) == "b"
     assert selected(chat(preferred_providers=("acme",)), first, second, preferences=wishes) == "a"
+    poor = model("poor", provider="other", quality_score=0.1)
+    assert selected(chat(preferred_providers=("other",)), first, poor) == "poor", (
+        "before the quality threshold"
+    )
     answer = choose(chat(preferred_providers=("nobody",)), models=[first, second])
     assert answer.selected_model.id == "a" and "No model of a preferred provider" in answer.reasoning
 
@@ -165,8 +170,8 @@ def test_who_is_expected_too_late_comes_last() -> None:
 
 def test_a_tie_goes_to_the_cheaper_and_then_by_name() -> None:
     assert selected(chat(), model("b"), model("a")) == "a"
-    # the same score by other means: what the price takes away, the latency gives
-    assert selected(chat(), model("b", provider="x"), model("a", provider="y")) == "a"
+    # a price so small that no factor shows it
+    assert selected(chat(), model("b", cost_per_token=0), model("a", cost_per_token=1e-30)) == "b"
 
 
 def test_fallbacks_are_the_next_ones_with_one_of_another_provider_among_them() -> None:
@@ -176,6 +181,8 @@ def test_fallbacks_are_the_next_ones_with_one_of_another_provider_among_them() -
     assert [m.id for m in answer.fallback_models] == ["m1", "m2", "m3"] and MAX_FALLBACKS == 3
     answer = choose(chat(), models=[*models, other])
     assert [m.id for m in answer.fallback_models] == ["m1", "m2", "other"]
+    answer = choose(chat(), models=[*models, model("second", provider="other", chat=0.895)])
+    assert [m.id for m in answer.fallback_models] == ["second", "m1", "m2"]
     answer = choose(chat(), models=[models[0], other])
     assert [m.id for m in answer.fallback_models] == ["other"]
     assert (
@@ -207,6 +214,11 @@ def test_offline_models_are_out_and_if_all_are_the_error_says_so() -> None:
     poor = model("poor", quality_score=0.3)
     error = refused(chat(quality_requirement="high"), a, poor, health=health("a", "offline"))
     assert "poor has 0.3 and is not offline" in error.suggestions[1]
+    request = chat(quality_requirement="high", context_length=8000)
+    error = refused(
+        request, a, model("short", quality_score=0.3, max_tokens=7999), health=health("a", "offline")
+    )
+    assert len(error.suggestions) == 1
     many = [model(f"m{n}") for n in range(7)]
     offline = {m.id: ModelHealth(model_id=m.id, status="offline") for m in many}
     assert "m4 and 2 more" in str(refused(chat(), *many, health=offline))
@@ -253,6 +265,7 @@ def test_a_request_that_this_catalogue_can_never_answer_is_invalid_and_names_wha
     error = refused(chat(quality_requirement="high"), large)
     assert error.code == "INVALID_REQUEST" and error.suggestions == ("ask for quality medium: large has 0.7",)
     assert selected(chat(quality_requirement="high"), small, large) == "small"
+    assert selected(chat(context_length=9000), small, large) == "large", "exactly as long as its context"
 
 
 # --- for all ----------------------------------------------------------------------------------------
