@@ -28,7 +28,7 @@ log = logging.getLogger("devpipe.models.preferences")
 T = TypeVar("T")
 MAX_USERS = 10_000
 #: Another process may hold the file for so long (seconds).
-BUSY_TIMEOUT = 2.0
+BUSY_TIMEOUT = 1.0
 #: Stands in the head of the file: "dvpp". A file of another program is left alone.
 APPLICATION = 0x64767070
 SCHEMA = 1

@@ -22,7 +22,7 @@ from devpipe.machines.models.types import TASK_TYPES, Capability, Model
 
 __all__ = ["MAX_MODELS", "Catalogue", "CatalogueError", "Mistake", "parse_catalogue"]
 
-#: Every model is scored for every request: this many cost about ten milliseconds.
+#: Every model is scored for every request: this many cost a few milliseconds.
 MAX_MODELS = 1000
 #: So many mistakes are told; of more, only how many.
 MAX_TOLD = 100
