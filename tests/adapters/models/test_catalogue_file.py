@@ -217,7 +217,7 @@ async def test_a_file_that_is_still_being_written_is_waited_for(
     write_json(path, "a")
     write_json(tmp_path / "b", "b")
     text = (tmp_path / "b").read_text(encoding="utf-8")
-    watched = Watched(CatalogueFile(path, rescan=60, settle=0.2))
+    watched = Watched(CatalogueFile(path, rescan=60, settle=1.0))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watched.file.watch, watched.take)
         await anyio.wait_all_tasks_blocked()
