@@ -7,9 +7,12 @@ a file) is added by whoever read it there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TypeVar
 
 from devpipe.machines.errors import ConfigurationError
+from devpipe.machines.protocols.profiles import profile_of
 
 __all__ = [
     "BreakerConfig",
@@ -17,11 +20,15 @@ __all__ = [
     "FolderConfig",
     "HttpConfig",
     "LifecycleConfig",
+    "PeerConfig",
     "PipeConfig",
     "SelectionWeights",
     "ServerConfig",
     "WebSocketConfig",
+    "with_settings",
 ]
+
+T = TypeVar("T")
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -199,6 +206,8 @@ class HttpConfig:
     """The HTTP transport: requests over ``max_connections``, pushes over a stream of its own."""
 
     prefix: str = "/devpipe"
+    message_path: str = "/message"  #: below the prefix, like the next
+    stream_path: str = "/stream"
     health_path: str = "/health"
     enable_sse: bool = True
     max_connections: int = 10
@@ -211,6 +220,8 @@ class HttpConfig:
 
     def __post_init__(self) -> None:
         _path("http.prefix", self.prefix)
+        _path("http.message_path", self.message_path)
+        _path("http.stream_path", self.stream_path)
         _path("http.health_path", self.health_path)
         _count("http.max_connections", self.max_connections)
         _count("http.max_message_bytes", self.max_message_bytes)
@@ -222,9 +233,18 @@ class HttpConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderConfig:
-    """The shared folder. ``rescan_interval``: how often the listing, which is the truth, is read (seconds)."""
+    """The shared folder. ``rescan_interval``: how often the listing, which is the truth, is read (seconds).
+
+    ``flat``: everything lies in one folder, as deployed programs have it: no clients, no pushes, no beat. The four names
+    are those of the folders inside; a flat one has ``tmp`` and ``claims`` of the server only.
+    """
 
     max_message_bytes: int = 10 * MIB
+    flat: bool = False
+    requests: str = "requests"
+    clients: str = "clients"
+    tmp: str = "tmp"
+    claims: str = "claims"
     queue_size: int = 1000  #: requests written and not yet answered
     rescan_interval: float = 1.0
     polling: bool = False  #: for network file systems, where no notification arrives
@@ -244,19 +264,42 @@ class FolderConfig:
             "none, file or full",
         )
         _positive("folder.orphan_age", self.orphan_age)
+        names = ("requests", "clients", "tmp", "claims")
+        for name in names:
+            _name(f"folder.{name}", getattr(self, name))
+        _check(
+            len({getattr(self, name) for name in names}) == len(names),
+            "folder.requests",
+            self.requests,
+            "four different names for requests, clients, tmp and claims",
+        )
         _share("folder.cost", self.cost)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerConfig:
+    """What a deployed peer is told in each message. Read only with a profile without sessions.
+
+    ``iso_timestamps``: write times as ISO texts, with ``expires_at``, as the first programs do; else milliseconds.
+    """
+
+    sender: str = ""
+    recipient: str = ""
+    iso_timestamps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipeConfig:
     """Everything about one pipe.
 
+    ``profile``: the kind of peer, by its name (``protocols/profiles.py``); its settings are the loader's business.
     ``timeout`` is the default time a ``send`` may take; ``connect_timeout`` how long ``connect`` waits for the
     first proven transport; ``health_interval`` how often each idle transport is probed; all in seconds.
     """
 
     server_url: str | None = None
     folder: str | None = None
+    profile: str = "default"
     timeout: float = 30.0
     retry_attempts: int = 3
     connect_timeout: float = 10.0
@@ -272,8 +315,10 @@ class PipeConfig:
     lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
     failover: FailoverConfig = field(default_factory=FailoverConfig)
     selection: SelectionWeights = field(default_factory=SelectionWeights)
+    peer: PeerConfig = field(default_factory=PeerConfig)
 
     def __post_init__(self) -> None:
+        profile_of(self.profile)
         for key in ("timeout", "connect_timeout", "close_timeout", "health_interval"):
             _positive(key, getattr(self, key))
         _count("retry_attempts", self.retry_attempts)
@@ -285,10 +330,18 @@ class PipeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """Everything about one server. ``hold`` and ``accept_after`` in seconds; limits in counts and bytes."""
+    """Everything about one server. ``hold`` and ``accept_after`` in seconds; limits in counts and bytes.
 
+    ``health_path`` is there beside ``prefix``/health. ``websocket_paths``: where a socket may be had, ``prefix``/ws if
+    none is named. ``profile``: the kind of clients; ``with_profile`` sets the rest of it.
+    """
+
+    profile: str = "default"
     prefix: str = "/devpipe"
+    message_path: str = "/message"  #: below the prefix, like the next
+    stream_path: str = "/stream"
     health_path: str = "/health"
+    websocket_paths: tuple[str, ...] = ()
     max_message_bytes: int = 10 * MIB
     websocket_max_message_bytes: int = 1 * MIB
     hold: float = 20.0  #: a POST is answered with 202 after so long, and its reply comes on the stream
@@ -308,7 +361,11 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         _path("server.prefix", self.prefix)
-        _path("server.health_path", self.health_path)
+        profile_of(self.profile)
+        for key in ("message_path", "stream_path", "health_path"):
+            _path(f"server.{key}", getattr(self, key))
+        for path in self.websocket_paths:
+            _path("server.websocket_paths", path)
         for key in (
             "max_message_bytes",
             "websocket_max_message_bytes",
@@ -324,6 +381,17 @@ class ServerConfig:
         for key in ("hold", "accept_after", "keep_alive", "handler_timeout", "session_ttl"):
             _positive(f"server.{key}", getattr(self, key))
 
+    def with_profile(self, name: str) -> ServerConfig:
+        """The same with the settings of a profile, where they still have their defaults. Raises ``ConfigurationError``."""
+        return with_settings(replace(self, profile=name), profile_of(name).server)
+
+
+def with_settings(config: T, settings: Mapping[str, object]) -> T:
+    """``config`` with these settings, except those that somebody has changed from their default already."""
+    defaults = {f.name: f.default for f in fields(config)}  # type: ignore[arg-type]  # a tree of dataclasses
+    changes = {key: value for key, value in settings.items() if getattr(config, key) == defaults[key]}
+    return replace(config, **changes)  # type: ignore[type-var]  # as above
+
 
 def _path(key: str, value: str) -> None:
     _check(
@@ -331,4 +399,13 @@ def _path(key: str, value: str) -> None:
         key,
         value,
         "a path that begins with / and has no query",
+    )
+
+
+def _name(key: str, value: str) -> None:
+    _check(
+        isinstance(value, str) and value not in ("", ".", "..") and not any(c in value for c in "/\\\0"),
+        key,
+        value,
+        "the name of a folder, not a path",
     )

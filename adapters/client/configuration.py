@@ -1,4 +1,4 @@
-"""Where settings come from, strongest first: arguments, ``DEVPIPE_*`` variables, a TOML file, defaults.
+"""Where settings come from, strongest first: arguments, ``DEVPIPE_*`` variables, a TOML file, the profile, defaults.
 
 The names are those of the configuration tree: ``http.max_connections`` is the table ``[http]`` with the key
 ``max_connections`` in a file, and ``DEVPIPE_HTTP_MAX_CONNECTIONS`` in the environment.
@@ -17,6 +17,7 @@ import msgspec
 
 from devpipe.machines.config import PipeConfig
 from devpipe.machines.errors import ConfigurationError
+from devpipe.machines.protocols.profiles import DEFAULT, PROFILES
 
 __all__ = ["ENVIRONMENT_FILE", "load_config"]
 
@@ -50,6 +51,13 @@ def load_config(
             if key not in types:
                 raise ConfigurationError(f"argument {key!r} is not a setting: {_nearest(key, types)}")
             values[key] = (value, "argument")
+    # a profile is a set of defaults: whatever was said above is stronger
+    name, source = values.get("profile", ("default", "defaults"))
+    profile = PROFILES.get(
+        _convert("profile", name, str, source), DEFAULT
+    )  # a strange one is refused by the tree
+    for key, value in profile.pipe.items():
+        values.setdefault(key, (value, f"profile {name}"))
     return _build(PipeConfig, "", values)
 
 

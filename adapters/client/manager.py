@@ -354,6 +354,9 @@ class Manager:
     def attached(self, transport: Transport, envelope: Envelope) -> None:
         self.pushes.attached(transport, envelope)
 
+    def missed(self, transport: Transport, reason: str) -> None:
+        self.pushes.missed(transport, reason)
+
     def pushed(self, envelope: Envelope, transport: Transport) -> None:
         self.pushes.pushed(envelope, transport, self._active)
 

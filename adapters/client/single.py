@@ -22,7 +22,7 @@ from devpipe.machines.errors import DevPipeError, FailureKind, Outcome, Transpor
 from devpipe.machines.events import Event
 from devpipe.machines.inputs import Failure
 from devpipe.machines.lifecycle import LifecycleState
-from devpipe.machines.message import Message
+from devpipe.machines.message import Gap, Message
 from devpipe.machines.protocols.calls import Call, Calls
 from devpipe.machines.protocols.envelope import Envelope, check_type, encode_payload, to_message
 from devpipe.machines.protocols.session import ClientSession, HelloAnswer
@@ -211,6 +211,9 @@ class SingleTransport:
         message = to_message(envelope, session=self.session.id, transport=transport.type)
         self._subscriptions.put(message)
         transport.listeners.tell(message, "message")
+
+    def missed(self, transport: Transport, reason: str) -> None:
+        self._subscriptions.put(Gap(after=None, before=None, reason=reason))
 
     def greeted(self, transport: Transport, answer: HelloAnswer) -> bool:
         if not answer.server:

@@ -36,8 +36,9 @@ from devpipe.machines.protocols.http import (
     read_answer,
     target_of,
 )
-from devpipe.machines.protocols.http_queue import SendQueue
+from devpipe.machines.protocols.http_queue import PROBES, SendQueue
 from devpipe.machines.protocols.http_stream import read_attach
+from devpipe.machines.protocols.profiles import DEFAULT, Profile
 
 __all__ = ["HttpLink", "capabilities_of", "factory"]
 
@@ -79,6 +80,7 @@ def factory(context: TransportContext) -> Transport | None:
             client=context.http_client,
             proxy=context.proxy,
             ssl_context=context.ssl_context,
+            profile=context.profile,
         )
 
     make_link()  # a wrong address, or a token in clear text, is told now and not at the first dial
@@ -91,6 +93,8 @@ def factory(context: TransportContext) -> Transport | None:
         dice=context.dice,
         lifecycle=context.config.lifecycle,
         breaker=context.config.breaker,
+        profile=context.profile,
+        peer=context.config.peer,
     )
 
 
@@ -98,7 +102,7 @@ class HttpLink:
     """A ``Link`` over HTTP.
 
     ``client``: used for everything if given, and never closed; it may bring proxies, authentication, certificates and
-    hooks. ``control_id`` gives the ids of polls. Raises ``ConfigurationError`` for a wrong address, or a token that
+    hooks. ``control_id`` gives the ids of polls. ``profile``: the kind of server. Raises ``ConfigurationError`` for a wrong address, or a token that
     would go over the network in clear text.
     """
 
@@ -114,12 +118,20 @@ class HttpLink:
         client: httpx.AsyncClient | None = None,
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        profile: Profile = DEFAULT,
     ) -> None:
         self.capabilities = capabilities_of(config)
+        self._sessions = profile.sessions
         self._config = config
         self._clock = clock
         self._caller = HttpCaller(
-            target_of(server_url, prefix=config.prefix, has_token=token is not None),
+            target_of(
+                server_url,
+                prefix=config.prefix,
+                has_token=token is not None,
+                message_path=config.message_path,
+                stream_path=config.stream_path,
+            ),
             config=config,
             clock=clock,
             token=token,
@@ -136,7 +148,9 @@ class HttpLink:
             lose=self._lose,
             unreachable=self._stream_unreachable,
         )
-        self._queue = SendQueue(limit=config.queue_size, slots=config.max_connections)
+        self._queue = SendQueue(
+            limit=config.queue_size, slots=config.max_connections, probes=PROBES | {profile.probe}
+        )
         self._host: LinkHost | None = None
         self._terms: Terms | None = None
         self._tasks: TaskGroup | None = None
@@ -184,11 +198,15 @@ class HttpLink:
 
     def established(self, terms: Terms) -> None:
         before, self._terms = self._terms, terms
-        if before is None or (before.session, before.server) != (terms.session, terms.server):
+        changed = before is None or (before.session, before.server) != (terms.session, terms.server)
+        if changed and self._sessions:
             self._start_stream()
 
     def _start_stream(self) -> None:
-        if (
+        if self._tasks is not None and self._host is not None and not self._sessions:
+            if self._config.enable_sse:  # before the proof: its answer may come this way
+                self._stream.listen(self._tasks, self._host)
+        elif (
             self._tasks is not None
             and self._host is not None
             and self._terms is not None
@@ -284,7 +302,9 @@ class HttpLink:
                 if await self._refresh(token):
                     flight.not_passed()
                     continue
-            reading = read_answer(answer, call_id=call.id, wall=self._clock.wall())
+            reading = read_answer(
+                answer, call_id=call.id, wall=self._clock.wall(), foreign=not self._sessions
+            )
             if isinstance(reading, Accepted) and self._must_ask_again():
                 flight.accepted = True
                 host.deliver(reading.data)

@@ -81,6 +81,9 @@ class LinkHost(Protocol):
         ``success: false`` is no failure, it is delivered like every reply.
         """
 
+    def missed(self, reason: str) -> None:
+        """Pushes may be missing from here on, and nobody can say which."""
+
     def trouble(self, failure: Failure) -> None:
         """Something was wrong and was dealt with: counted, logged, and heard as an ``error`` event."""
 
