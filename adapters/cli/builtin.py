@@ -27,9 +27,11 @@ _MODELS = {
 _STRONG_TASKS = frozenset({"code-generation", "analysis", "planning", "workflow-execution"})
 
 
-def builtin_server(*, token: str | None, folder: Path | None, execution_log: Path | None) -> devpipe.Server:
+def builtin_server(
+    *, token: str | None, folder: Path | None, execution_log: Path | None, profile: str | None = None
+) -> devpipe.Server:
     """A server that echoes, and names a model for a task."""
-    server = devpipe.Server(token=token, folder=folder, execution_log=execution_log)
+    server = devpipe.Server(profile=profile, token=token, folder=folder, execution_log=execution_log)
 
     @server.handler("echo")
     async def echo(message: devpipe.Message) -> Any:

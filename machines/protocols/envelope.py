@@ -189,23 +189,15 @@ def encode_reply(
     return b"".join(parts)
 
 
-def encode_push(*, type: str, payload: bytes, timestamp: int, epoch: str, offset: int) -> bytes:
-    """The envelope of a push at a place in its history."""
-    return b"".join(
-        (
-            b'{"type":',
-            _encoder.encode(type),
-            b',"timestamp":',
-            str(timestamp).encode(),
-            b',"epoch":',
-            _encoder.encode(epoch),
-            b',"offset":',
-            str(offset).encode(),
-            b',"payload":',
-            payload,
-            b"}",
-        )
-    )
+def encode_push(
+    *, type: str, payload: bytes, timestamp: int, epoch: str | None = None, offset: int = 0
+) -> bytes:
+    """The envelope of a push at a place in its history; without ``epoch``, of one that is in none."""
+    parts = [b'{"type":', _encoder.encode(type), b',"timestamp":', str(timestamp).encode()]
+    if epoch is not None:
+        parts += (b',"epoch":', _encoder.encode(epoch), b',"offset":', str(offset).encode())
+    parts += (b',"payload":', payload, b"}")
+    return b"".join(parts)
 
 
 def priority_of(envelope: Envelope) -> Priority:
