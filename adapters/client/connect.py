@@ -61,18 +61,16 @@ def connect(
     """
     inside = None if server_url is None or isinstance(server_url, str) else _inside(server_url)
     if config is None:
-        config = load_config(
-            {
-                **(settings or {}),
-                "server_url": MEMORY if inside is not None else server_url,
-                "profile": profile,
-                "folder": None if folder is None else os.fspath(folder),
-                "timeout": timeout,
-                "connect_timeout": connect_timeout,
-                "failover.auto_failover": auto_failover,
-            },
-            file=config_file,
-        )
+        named = {
+            "server_url": MEMORY if inside is not None else server_url,
+            "profile": profile,
+            "folder": None if folder is None else os.fspath(folder),
+            "timeout": timeout,
+            "connect_timeout": connect_timeout,
+            "failover.auto_failover": auto_failover,
+        }
+        given = {key: value for key, value in named.items() if value is not None}
+        config = load_config({**(settings or {}), **given}, file=config_file)
     elif profile is not None and profile != config.profile:
         raise ConfigurationError(
             f"profile = {profile!r} is not allowed beside config: make the config with it"
