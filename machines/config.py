@@ -250,6 +250,7 @@ class FolderConfig:
     polling: bool = False  #: for network file systems, where no notification arrives
     durability: str = "none"  #: none | file | full: which fsyncs stand between a write and its name
     orphan_age: float = 3600.0  #: our own leftovers are swept when they are older
+    request_max_age: float = 300.0  #: in a flat folder, an older request is not run any more
     allow_shared: bool = False  #: take a folder that others may write
     cost: float = 0.3
 
@@ -264,6 +265,7 @@ class FolderConfig:
             "none, file or full",
         )
         _positive("folder.orphan_age", self.orphan_age)
+        _positive("folder.request_max_age", self.request_max_age)
         names = ("requests", "clients", "tmp", "claims")
         for name in names:
             _name(f"folder.{name}", getattr(self, name))

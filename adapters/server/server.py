@@ -197,9 +197,11 @@ class Server:
         self._tasks = tasks
         tasks.start_soon(self._alarm.run)
         if self.folder is not None:
+            from devpipe.adapters.server.flat_folder import FlatFolderServer
             from devpipe.adapters.server.folder import FolderServer
 
-            folder = FolderServer(self, self.folder, config=self.folder_options)
+            kind = FlatFolderServer if self.folder_options.flat else FolderServer
+            folder = kind(self, self.folder, config=self.folder_options)
             try:
                 await tasks.start(folder.run)
             except BaseException:

@@ -33,6 +33,7 @@ __all__ = [
     "adapt_request",
     "file_response",
     "handshake_payload",
+    "is_whole",
     "nested_reply",
     "peer_answer",
     "peer_fields",
@@ -273,6 +274,15 @@ def accepted_elsewhere(id: str | None, *, timestamp: int) -> bytes:
     """The answer to a POST whose reply will come on the stream: any id but the request's."""
     fields = {"id": f"accepted-{id}", "type": "accepted", "timestamp": timestamp, "payload": None}
     return encode_payload(fields, type="accepted")
+
+
+def is_whole(data: bytes) -> bool:
+    """True if a request file holds a whole JSON document. Anything else may be the half of one."""
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False  # or it never will be one: whoever looks again has an end to that
+    return True
 
 
 def file_response(data: bytes, *, id: str) -> bytes:

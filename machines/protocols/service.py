@@ -306,7 +306,7 @@ class Service:
                 session.replies.note(envelope.id)
         match control:
             case None if not self._profile.sessions and envelope.type in SMALL_TALK - set(self._types):
-                if path.http or envelope.type == HANDSHAKE:
+                if self._once(path) or envelope.type == HANDSHAKE:
                     data = encode_reply(reply_to=envelope.id, timestamp=wall)
                     self._out.send(path, data, reply_to=envelope.id)
             case None:
@@ -320,11 +320,15 @@ class Service:
             case Cancel():
                 if session is not None:
                     self._executions.cancel(session, control.id, wall=wall)
-                if path.http:  # an exchange wants an answer, whatever was asked
+                if self._once(path):  # an exchange wants an answer, whatever was asked
                     data = encode_reply(reply_to=envelope.id, timestamp=wall)
                     self._out.send(path, data, reply_to=envelope.id)
             case _ as never:
                 assert_never(never)
+
+    def _once(self, path: ServerPath) -> bool:
+        """True if this path is one exchange: HTTP, or one request of a deployed client in a folder."""
+        return path.http or (path.transport == "folder" and not self._profile.sessions)
 
     def _unknown_session(self, path: ServerPath, id: str | None, *, wall: int) -> None:
         self._out.refuse(path, id, "session_unknown", "this server does not know the session", wall=wall)

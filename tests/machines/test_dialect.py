@@ -17,6 +17,7 @@ from devpipe.machines.protocols.dialect import (
     adapt_request,
     file_response,
     handshake_payload,
+    is_whole,
     nested_reply,
     peer_answer,
     peer_fields,
@@ -322,6 +323,13 @@ def test_a_nested_reply_is_there_for_both_kinds_of_client() -> None:
 def test_the_word_that_a_reply_will_come_has_any_id_but_the_requests() -> None:
     told = json.loads(accepted_elsewhere("c-1", timestamp=5))
     assert told["id"] not in ("c-1", None) and told["type"] != "response" and "replyTo" not in told
+
+
+def test_a_request_file_is_whole_when_it_is_json_and_nothing_is_made_of_a_half() -> None:
+    text = json.dumps({"id": "c-1", "payload": {"a": [1, 2]}}, indent=2).encode()
+    assert is_whole(text)
+    assert not any(is_whole(text[:cut]) for cut in range(len(text)))
+    assert not is_whole(b"[" * 100_000) and not is_whole(b'"\xff"')
 
 
 def test_a_response_file_always_has_its_four_fields() -> None:
