@@ -398,6 +398,8 @@ class Transport:
             return
         if since != self._silent_since and self.connected:
             span = min((c.deadline - c.submitted for c in waiting if not c.accepted), default=None)
+            if span is not None:  # a third of it is what the ping waits, and another what its answer may take
+                span = max(span, 3 * self.capabilities.answers_within)
             self._silent_since = since
             self.feed(CallsWaiting(since=since, span=span))
 

@@ -39,6 +39,8 @@ __all__ = ["FolderLink", "capabilities", "factory", "failure_of", "nobody_serves
 #: What a file may have around the largest message (bytes).
 ENVELOPE_ROOM = 4096
 MAX_BEAT = 4096
+#: Who serves a flat folder looks into it now and then, as its clients do (seconds).
+FLAT_ANSWER = 5.0
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space",
     errno.EDQUOT: "the quota is used up",
@@ -60,6 +62,7 @@ def capabilities(config: FolderConfig) -> Capabilities:
         max_concurrent_connections=1,
         names_session=True,
         cost=config.cost,
+        answers_within=FLAT_ANSWER if config.flat else 0.0,
     )
 
 

@@ -46,6 +46,9 @@ __all__ = ["HttpLink", "capabilities_of", "factory"]
 GRACE: Final = 5.0
 #: Without a stream, an accepted call is asked for again, not more often than this (seconds).
 REPEAT_PAUSE: Final = 1.0
+#: A server without sessions keeps no answer for a stream that is not there yet: messages wait for it, but not longer
+#: than this (seconds).
+HELD: Final = 2.0
 
 
 def capabilities_of(config: HttpConfig) -> Capabilities:
@@ -160,6 +163,7 @@ class HttpLink:
         self._flights: dict[int, _Flight] = {}
         self._unreachable: Failure | None = None
         self._lost: Failure | None = None
+        self._held = False  #: messages wait for the stream, on which their answers may come
 
     # --- Link ---------------------------------------------------------------------------------------
 
@@ -172,9 +176,9 @@ class HttpLink:
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
+                self._start_stream()
                 for _ in range(self._queue.waiting):  # what was submitted between open and run
                     self._wake()
-                self._start_stream()
                 if self._lost is None:
                     await anyio.sleep_forever()
         finally:
@@ -205,7 +209,9 @@ class HttpLink:
     def _start_stream(self) -> None:
         if self._tasks is not None and self._host is not None and not self._sessions:
             if self._config.enable_sse:  # before the proof: its answer may come this way
-                self._stream.listen(self._tasks, self._host)
+                self._held = True
+                self._tasks.start_soon(self._release_later)
+                self._stream.listen(self._tasks, self._host, tried=self._release)
         elif (
             self._tasks is not None
             and self._host is not None
@@ -213,6 +219,17 @@ class HttpLink:
             and self._config.enable_sse
         ):
             self._stream.start(self._tasks, self._host, self._terms)
+
+    async def _release_later(self) -> None:
+        await anyio.sleep(HELD)
+        self._release()
+
+    def _release(self) -> None:
+        """The stream stands, or will not stand soon: messages may go now."""
+        if self._held:
+            self._held = False
+            for _ in range(self._queue.waiting):
+                self._wake()
 
     async def aclose(self, reason: str) -> None:
         await self._caller.aclose()
@@ -232,7 +249,7 @@ class HttpLink:
 
     def _wake(self) -> None:
         """Let one worker look at the queue, a new one if all are busy and there may be more."""
-        if self._tasks is None or self._lost is not None or not self._queue.ready:
+        if self._tasks is None or self._lost is not None or self._held or not self._queue.ready:
             return
         while self._idle:
             waiter = self._idle.pop()

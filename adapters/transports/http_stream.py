@@ -74,12 +74,17 @@ class HttpStream:
         self._scope: anyio.CancelScope | None = None
         self._sessionless = False
         self._listening = False
+        self._tried: Callable[[], None] = lambda: None
         self._heard = False  #: a stream without sessions has been open before
 
-    def listen(self, tasks: TaskGroup, host: LinkHost) -> None:
-        """Run for a server without sessions: what it pushes while nobody listens is lost, and told as such."""
+    def listen(self, tasks: TaskGroup, host: LinkHost, *, tried: Callable[[], None]) -> None:
+        """Run for a server without sessions: what it pushes while nobody listens is lost, and told as such.
+
+        ``tried``: called when the stream stands, or cannot be had, and again after each further attempt.
+        """
         self._plan = StreamPlan(polling=False)
         self._listening = True
+        self._tried = tried
         tasks.start_soon(self._run, host, None, "", anyio.CancelScope())
 
     def start(self, tasks: TaskGroup, host: LinkHost, terms: Terms) -> None:
@@ -107,6 +112,7 @@ class HttpStream:
             while True:
                 if session is None:
                     wait = await self._attempt(host, lambda parser: self._hear(parser, host))
+                    self._tried()
                 elif self._plan.polls(now=self._clock.now()):
                     wait = await self._poll(host, session, server)
                 else:
@@ -219,6 +225,7 @@ class HttpStream:
             if self._heard:
                 host.missed("the stream was opened again: what was pushed meanwhile is not known")
             self._heard = True
+            self._tried()
             while True:
                 with anyio.move_on_after(SILENCE if alive else None) as patience:
                     chunk = await anext(opened.chunks, None)

@@ -48,6 +48,8 @@ class Capabilities:
     #: each message names its session itself, because no connection does
     names_session: bool = False
     cost: float = field(default=0.0)
+    #: a living server may need so long to answer anything here (seconds): a call in more of a hurry proves no silence
+    answers_within: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
