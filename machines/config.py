@@ -283,11 +283,13 @@ class PeerConfig:
     """What a deployed peer is told in each message. Read only with a profile without sessions.
 
     ``iso_timestamps``: write times as ISO texts, with ``expires_at``, as the first programs do; else milliseconds.
+    ``probe``: the type of the message that proves a path which is no connection: any reply or error under its id will do.
     """
 
     sender: str = ""
     recipient: str = ""
     iso_timestamps: bool = False
+    probe: str = "health_ping"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -224,7 +224,8 @@ class SingleTransport:
         return self.session.answered(answer)
 
     def became_ready(self, transport: Transport) -> None:
-        transport.attach({"number": 1, "epoch": None, "after": 0})
+        if transport.terms.session is not None:  # else the server pushes unasked, or not at all
+            transport.attach({"number": 1, "epoch": None, "after": 0})
         self._changed.set()
 
     def attached(self, transport: Transport, envelope: Envelope) -> None:

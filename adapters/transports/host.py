@@ -158,8 +158,8 @@ class Host:
     # --- inside -----------------------------------------------------------------------------------------
 
     def _probe(self, nonce: str, *, prove: bool) -> anyio.Event:
-        """A ping where the path is a connection; else the profile's message, any answer to which is a proof."""
-        type = "health_ping" if self._connection else self._profile.probe
+        """A ping where the path is a connection; else a message that the server may not even know."""
+        type = "health_ping" if self._connection else self._transport.peer.probe
         return self._send(type, {"nonce": nonce}, nonce, prove=prove)
 
     def _send(self, type: str, payload: object, nonce: str, *, prove: bool) -> anyio.Event:

@@ -84,6 +84,7 @@ def factory(context: TransportContext) -> Transport | None:
             proxy=context.proxy,
             ssl_context=context.ssl_context,
             profile=context.profile,
+            probe=context.config.peer.probe,
         )
 
     make_link()  # a wrong address, or a token in clear text, is told now and not at the first dial
@@ -105,7 +106,7 @@ class HttpLink:
     """A ``Link`` over HTTP.
 
     ``client``: used for everything if given, and never closed; it may bring proxies, authentication, certificates and
-    hooks. ``control_id`` gives the ids of polls. ``profile``: the kind of server. Raises ``ConfigurationError`` for a wrong address, or a token that
+    hooks. ``control_id`` gives the ids of polls. ``profile``: the kind of server; ``probe``: the type of what proves it. Raises ``ConfigurationError`` for a wrong address, or a token that
     would go over the network in clear text.
     """
 
@@ -122,6 +123,7 @@ class HttpLink:
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         profile: Profile = DEFAULT,
+        probe: str = "health_ping",
     ) -> None:
         self.capabilities = capabilities_of(config)
         self._sessions = profile.sessions
@@ -152,7 +154,7 @@ class HttpLink:
             unreachable=self._stream_unreachable,
         )
         self._queue = SendQueue(
-            limit=config.queue_size, slots=config.max_connections, probes=PROBES | {profile.probe}
+            limit=config.queue_size, slots=config.max_connections, probes=PROBES | {probe}
         )
         self._host: LinkHost | None = None
         self._terms: Terms | None = None

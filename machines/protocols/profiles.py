@@ -29,13 +29,12 @@ class Profile:
     ``pipe``, ``server``, ``folder``: defaults of ``PipeConfig`` (by dotted key), ``ServerConfig`` and the server's
     ``FolderConfig``. ``sessions``: it speaks the session protocol; without it there is no ``hello``, no nonce, no stored
     reply, and nothing that may have been sent is sent again. ``handshake``: a connection begins with a ``handshake``
-    message. ``probe``: the message that proves a path which is no connection: any reply or error under its id will do.
+    message.
     """
 
     name: str
     sessions: bool = True
     handshake: bool = False
-    probe: str = "health_ping"
     pipe: Settings = field(default_factory=_settings)
     server: Settings = field(default_factory=_settings)
     folder: Settings = field(default_factory=_settings)
@@ -49,7 +48,6 @@ VAULTPILOT = Profile(
     name="vaultpilot",
     sessions=False,
     handshake=True,
-    probe="health_check_request",
     pipe=_settings(
         http__prefix="/api/v1/devpipe",
         websocket__path="/ws/agent",
@@ -59,6 +57,7 @@ VAULTPILOT = Profile(
         lifecycle__silence_answer=5.0,
         peer__sender="vaultpilot-plugin",
         peer__recipient="evoagentx-backend",
+        peer__probe="health_check_request",
     ),
     server=_settings(
         prefix="/api/v1/devpipe",

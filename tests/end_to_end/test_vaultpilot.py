@@ -96,13 +96,13 @@ def node(script: str, *arguments: str) -> Iterator[Peer]:
 
 @asynccontextmanager
 async def deployed_server(
-    *names: str, settings: dict[str, Any] | None = None
+    *names: str, option: str = "", settings: dict[str, Any] | None = None
 ) -> AsyncIterator[tuple[Pipe, Path]]:
     """A pipe over these transports to a deployed server, and its folder."""
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory) / ".devpipe"
         folder.mkdir(mode=0o700)
-        with node("vaultpilot_server.mjs", str(folder)) as peer:
+        with node("vaultpilot_server.mjs", str(folder), option) as peer:
             port = json.loads(peer.process.stdout.readline())["port"]  # type: ignore[union-attr]  # it is a pipe
             pipe = devpipe.connect(
                 f"http://127.0.0.1:{port}" if set(names) - {"folder"} else None,
@@ -205,6 +205,35 @@ async def test_without_sessions_a_change_of_the_transport_is_a_gap() -> None:
                 await pipe.send("cut", timeout=10)
             gap = await anext(aiter(pushes))
             assert isinstance(gap, devpipe.Gap) and gap.after is gap.before is None
+
+
+async def test_a_stream_that_had_to_be_opened_again_is_a_gap_too() -> None:
+    async with deployed_server("http", settings={"lifecycle.backoff_initial": 0.1}) as (pipe, _):
+        with pipe.receive() as pushes:
+            await pipe.send("hangup", timeout=10)
+            gap = await anext(aiter(pushes))
+            assert isinstance(gap, devpipe.Gap) and "opened again" in gap.reason
+            await pipe.send("push", 1, timeout=10)
+            message = await anext(aiter(pushes))
+            assert isinstance(message, devpipe.Message) and message.payload == 1
+
+
+async def test_a_server_without_a_stream_is_used_without_and_explain_says_so() -> None:
+    async with deployed_server("http", option="no-stream") as (pipe, _):
+        assert (await pipe.send("echo", 1, timeout=10)).payload == 1
+        assert "no stream: status 404" in str(pipe.explain())
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_one_transport_alone_speaks_to_a_deployed_server_too(way: str) -> None:
+    async with deployed_server(way) as (pipe, folder):
+        url = pipe.config.server_url
+        here = folder if way == "folder" else None
+        async with devpipe.connect_single(way, url, profile="vaultpilot", folder=here) as single:
+            await single.connect()
+            assert (await single.send("echo", 1, timeout=10)).payload == 1
+            seen = (await single.send("seen", timeout=10)).payload["seen"]
+            assert "attach" not in seen and "hello" not in seen
 
 
 async def test_a_connection_begins_with_a_handshake_and_pings_of_the_server_are_answered() -> None:
@@ -381,6 +410,42 @@ async def test_a_pipe_with_sessions_is_served_in_the_profile_as_ever() -> None:
                 message = await anext(aiter(pushes))
             assert isinstance(message, devpipe.Message)
             assert message.position is not None and message.payload == 1
+
+
+# --- the command line ------------------------------------------------------------------------------------------
+
+
+async def test_the_command_line_serves_deployed_clients_and_speaks_to_deployed_servers() -> None:
+    with tempfile.TemporaryDirectory() as name, anyio.fail_after(BOUND):
+        folder = Path(name) / "pipe"
+        command = [sys.executable, "-m", "devpipe.cli"]
+        serve = ["serve", "--port", "0", "--folder", str(folder), "--profile", "vaultpilot"]
+        process = subprocess.Popen([*command, *serve], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None  # it is a pipe
+        try:
+            url = "http://127.0.0.1:" + process.stdout.readline().split("127.0.0.1:")[1].split()[0]
+            with node("vaultpilot_client.mjs", url, str(folder)) as peer:
+                for via in ("http", "websocket", "folder"):
+                    assert (await peer.ask(via, "echo", via))["payload"] == via
+            ask = ["send", "echo", "5", "--server", url, "--profile", "vaultpilot", "--via", "http"]
+            answer = await anyio.run_process([*command, *ask])
+            assert answer.stdout.strip() == b"5"
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+async def test_a_profile_that_nobody_knows_is_told_with_those_that_there_are() -> None:
+    for wrong in (
+        lambda: devpipe.connect("http://127.0.0.1:1", profile="vp"),
+        lambda: devpipe.Server(profile="vp"),
+        lambda: devpipe.connect(
+            profile="vaultpilot", config=devpipe.PipeConfig(server_url="http://127.0.0.1:1")
+        ),
+    ):
+        with pytest.raises(devpipe.ConfigurationError, match="profile = 'v"):
+            wrong()
 
 
 # --- the flat folder, file by file -----------------------------------------------------------------------------

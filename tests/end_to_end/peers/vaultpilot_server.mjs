@@ -1,6 +1,6 @@
 // A deployed VaultPilot server, as far as the wire shows one: http, ws and fs, and nothing of devpipe.
 //
-//   node vaultpilot_server.mjs FOLDER
+//   node vaultpilot_server.mjs FOLDER [no-stream]
 //
 // Prints one line of JSON with its port, serves until its standard input ends. Message types:
 //   echo     the payload back                     fail     an error with code, message, suggestions
@@ -9,13 +9,14 @@
 //   envelope the request as it was read           push     a push on sockets and streams, then the reply
 //   pinged   WebSocket: health_ping to the client, replies with its pong
 //   cut      WebSocket: the connection is cut     seen     how often each type has come, and the handshakes
+//   hangup   every stream ends, then the reply
 import { createServer } from 'node:http';
 import { readdir, readFile, writeFile, appendFile, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { WebSocketServer } from 'ws';
 
 const PREFIX = '/api/v1/devpipe';
-const folder = process.argv[2];
+const [folder, option] = process.argv.slice(2);
 const seen = {};
 const handshakes = [];
 const sockets = new Set();
@@ -47,6 +48,9 @@ function answer(message) {
       return { payload: 'pushed' };
     case 'fail':
       return { error: { code: 'BUDGET_EXCEEDED', message: 'too dear', details: { least: 3 }, suggestions: ['pay more'] } };
+    case 'hangup':
+      for (const stream of streams) stream.end();
+      return { payload: 'hung up' };
     case 'silent':
       return null;
     default:
@@ -70,7 +74,7 @@ function sendJson(response, body) {
 const server = createServer(async (request, response) => {
   if (request.method === 'GET' && [`${PREFIX}/health`, '/status'].includes(request.url)) {
     sendJson(response, { status: 'healthy', service: 'devpipe', timestamp: Date.now() / 1000 });
-  } else if (request.method === 'GET' && request.url === `${PREFIX}/stream`) {
+  } else if (request.method === 'GET' && request.url === `${PREFIX}/stream` && option !== 'no-stream') {
     response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-cache' });
     response.flushHeaders();
     streams.add(response);
