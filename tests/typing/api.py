@@ -26,7 +26,7 @@ async def client() -> None:
 
 
 async def serve() -> None:
-    server = devpipe.Server()
+    server = devpipe.Server(profile="vaultpilot")
 
     @server.handler("echo")
     async def echo(message: devpipe.Message) -> object:
