@@ -7,9 +7,12 @@ environment, a file) is added by whoever read it there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TypeVar
 
 from devpipe.machines.errors import ConfigurationError, Problem
+from devpipe.machines.protocols.profiles import PROFILES, profile_of
 
 __all__ = [
     "BreakerConfig",
@@ -17,11 +20,15 @@ __all__ = [
     "FolderConfig",
     "HttpConfig",
     "LifecycleConfig",
+    "PeerConfig",
     "PipeConfig",
     "SelectionWeights",
     "ServerConfig",
     "WebSocketConfig",
+    "with_settings",
 ]
+
+T = TypeVar("T")
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -71,11 +78,18 @@ class _Table:
 
     def path(self, *keys: str) -> None:
         for key in keys:
+            self.check(_is_path(getattr(self._of, key)), key, "a path that begins with / and has no query")
+
+    def file_name(self, *keys: str) -> None:
+        for key in keys:
             value = getattr(self._of, key)
-            is_path = (
-                isinstance(value, str) and value.startswith("/") and not any(c in value for c in " ?#\r\n")
-            )
-            self.check(is_path, key, "a path that begins with / and has no query")
+            is_name = isinstance(value, str) and value not in ("", ".", "..")
+            plain = is_name and not any(c in value for c in "/\\\0")
+            self.check(plain, key, "the name of a folder, not a path")
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("/") and not any(c in value for c in " ?#\r\n")
 
 
 def _is_number(value: object) -> bool:
@@ -215,6 +229,8 @@ class HttpConfig:
     """The HTTP transport: requests over ``max_connections``, pushes over a stream of its own."""
 
     prefix: str = "/devpipe"
+    message_path: str = "/message"  #: below the prefix, like the next
+    stream_path: str = "/stream"
     health_path: str = "/health"
     enable_sse: bool = True
     max_connections: int = 10
@@ -227,7 +243,7 @@ class HttpConfig:
 
     def __post_init__(self) -> None:
         with _Table("http", self) as table:
-            table.path("prefix", "health_path")
+            table.path("prefix", "message_path", "stream_path", "health_path")
             table.count("max_connections", "max_message_bytes", "queue_size")
             table.positive("stream_proof_timeout", "poll_hold")
             table.share("cost")
@@ -235,35 +251,68 @@ class HttpConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderConfig:
-    """The shared folder. ``rescan_interval``: how often the listing, which is the truth, is read (seconds)."""
+    """The shared folder. ``rescan_interval``: how often the listing, which is the truth, is read (seconds).
+
+    ``flat``: everything lies in one folder, as deployed programs have it: no clients, no pushes, no beat. The four names
+    are those of the folders inside; a flat one has ``tmp`` and ``claims`` of the server only.
+    """
 
     max_message_bytes: int = 10 * MIB
+    flat: bool = False
+    requests: str = "requests"
+    clients: str = "clients"
+    tmp: str = "tmp"
+    claims: str = "claims"
     queue_size: int = 1000  #: requests written and not yet answered
     rescan_interval: float = 1.0
     polling: bool = False  #: for network file systems, where no notification arrives
     durability: str = "none"  #: none | file | full: which fsyncs stand between a write and its name
     orphan_age: float = 3600.0  #: our own leftovers are swept when they are older
+    request_max_age: float = 300.0  #: in a flat folder, an older request is not run any more
     allow_shared: bool = False  #: take a folder that others may write
     cost: float = 0.3
 
     def __post_init__(self) -> None:
+        names = ("requests", "clients", "tmp", "claims")
         with _Table("folder_options", self) as table:
             table.count("max_message_bytes", "queue_size")
-            table.positive("rescan_interval", "orphan_age")
+            table.positive("rescan_interval", "orphan_age", "request_max_age")
             table.check(self.durability in ("none", "file", "full"), "durability", "none, file or full")
+            table.file_name(*names)
+            table.check(
+                len({getattr(self, name) for name in names}) == len(names),
+                "requests",
+                "four different names for requests, clients, tmp and claims",
+            )
             table.share("cost")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerConfig:
+    """What a deployed peer is told in each message. Read only with a profile without sessions.
+
+    ``iso_timestamps``: write times as ISO texts, with ``expires_at``, as the first programs do; else milliseconds.
+    ``probe``: the type of the message that proves a path which is no connection: any reply or error under its id will do.
+    """
+
+    sender: str = ""
+    recipient: str = ""
+    iso_timestamps: bool = False
+    probe: str = "health_ping"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipeConfig:
     """Everything about one pipe.
 
+    ``profile``: the kind of peer, by its name (``protocols/profiles.py``); its settings are the loader's business.
     ``timeout`` is the default time a ``send`` may take; ``connect_timeout`` how long ``connect`` waits for the
     first proven transport; ``health_interval`` how often each idle transport is probed; all in seconds.
     """
 
     server_url: str | None = None
     folder: str | None = None
+    profile: str = "default"
     timeout: float = 30.0
     retry_attempts: int = 3
     connect_timeout: float = 10.0
@@ -279,9 +328,11 @@ class PipeConfig:
     lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
     failover: FailoverConfig = field(default_factory=FailoverConfig)
     selection: SelectionWeights = field(default_factory=SelectionWeights)
+    peer: PeerConfig = field(default_factory=PeerConfig)
 
     def __post_init__(self) -> None:
         with _Table("", self) as table:
+            table.check(self.profile in PROFILES, "profile", f"one of {', '.join(PROFILES)}")
             table.positive("timeout", "connect_timeout", "close_timeout", "health_interval")
             table.count("retry_attempts", "queue_size", "push_queue_size")
             if self.server_url is None and self.folder is None:
@@ -297,10 +348,18 @@ class PipeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """Everything about one server. ``hold`` and ``accept_after`` in seconds; limits in counts and bytes."""
+    """Everything about one server. ``hold`` and ``accept_after`` in seconds; limits in counts and bytes.
 
+    ``health_path`` is there beside ``prefix``/health. ``websocket_paths``: where a socket may be had, ``prefix``/ws if
+    none is named. ``profile``: the kind of clients; ``with_profile`` sets the rest of it.
+    """
+
+    profile: str = "default"
     prefix: str = "/devpipe"
+    message_path: str = "/message"  #: below the prefix, like the next
+    stream_path: str = "/stream"
     health_path: str = "/health"
+    websocket_paths: tuple[str, ...] = ()
     max_message_bytes: int = 10 * MIB
     websocket_max_message_bytes: int = 1 * MIB
     hold: float = 20.0  #: a POST is answered with 202 after so long, and its reply comes on the stream
@@ -320,7 +379,21 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         with _Table("server", self) as table:
-            table.path("prefix", "health_path")
+            table.check(self.profile in PROFILES, "profile", f"one of {', '.join(PROFILES)}")
+            table.path("prefix", "message_path", "stream_path", "health_path")
+            for path in self.websocket_paths:
+                table.check(_is_path(path), "websocket_paths", "paths that begin with / and have no query")
             table.count("max_message_bytes", "websocket_max_message_bytes", "max_sessions", "max_replies")
             table.count("max_reply_bytes", "max_pushes", "max_push_bytes", "max_running", "max_streams")
             table.positive("hold", "accept_after", "keep_alive", "handler_timeout", "session_ttl")
+
+    def with_profile(self, name: str) -> ServerConfig:
+        """The same with the settings of a profile, where they still have their defaults. Raises ``ConfigurationError``."""
+        return with_settings(replace(self, profile=name), profile_of(name).server)
+
+
+def with_settings(config: T, settings: Mapping[str, object]) -> T:
+    """``config`` with these settings, except those that somebody has changed from their default already."""
+    defaults = {f.name: f.default for f in fields(config)}  # type: ignore[arg-type]  # a tree of dataclasses
+    changes = {key: value for key, value in settings.items() if getattr(config, key) == defaults[key]}
+    return replace(config, **changes)  # type: ignore[type-var]  # as above

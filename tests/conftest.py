@@ -17,7 +17,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.register_profile("long", deadline=None, max_examples=max(EXAMPLES, 10_000))
-settings.load_profile(os.environ.get("DEVPIPE_PROFILE", "ci"))
+settings.load_profile(os.environ.get("DEVPIPE_EXAMPLES_PROFILE", "ci"))
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -18,9 +18,10 @@ def builtin_server(
     execution_log: Path | None,
     catalogue: Path | None,
     preferences: Path | None,
+    profile: str | None = None,
 ) -> devpipe.Server:
     """A server that echoes, and selects models. Raises ``ConfigurationError`` if the catalogue is wrong."""
-    server = devpipe.Server(token=token, folder=folder, execution_log=execution_log)
+    server = devpipe.Server(profile=profile, token=token, folder=folder, execution_log=execution_log)
 
     @server.handler("echo")
     async def echo(message: devpipe.Message) -> Any:

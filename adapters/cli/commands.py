@@ -42,6 +42,9 @@ token_option = click.option(
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="A file with the token (default: the variable DEVPIPE_TOKEN).",
 )
+profile_option = click.option(
+    "--profile", metavar="NAME", help='The kind of peer: "vaultpilot" for deployed ones, else devpipe itself.'
+)
 via_option = click.option(
     "--via",
     multiple=True,
@@ -124,6 +127,7 @@ def _settings(via: tuple[str, ...]) -> list[str] | None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option("--port", default=8000, show_default=True, help="The port; 0 takes a free one.")
 @folder_option
+@profile_option
 @backend_option
 @token_option
 @click.option(
@@ -146,6 +150,7 @@ def serve(
     host: str,
     port: int,
     folder: Path | None,
+    profile: str | None,
     backend: str,
     token_file: Path | None,
     execution_log: Path | None,
@@ -168,10 +173,11 @@ def serve(
             execution_log=execution_log,
             catalogue=catalogue,
             preferences=preferences,
+            profile=profile,
         )
     else:
         server = _load(target)
-        server.configure(token=token, folder=folder, execution_log=execution_log)
+        server.configure(profile=profile, token=token, folder=folder, execution_log=execution_log)
         if catalogue is not None:
             from devpipe.adapters.models.model_server import ModelServer
 
@@ -207,6 +213,7 @@ def _load(target: str) -> devpipe.Server:
 @click.argument("type")
 @click.argument("payload", default="null", metavar="[JSON]")
 @server_option
+@profile_option
 @folder_option
 @token_option
 @via_option
@@ -219,6 +226,7 @@ def send(
     type: str,
     payload: str,
     server_url: str | None,
+    profile: str | None,
     folder: Path | None,
     token_file: Path | None,
     via: tuple[str, ...],
@@ -238,6 +246,7 @@ def send(
     async def run() -> None:
         async with devpipe.connect(
             server_url,
+            profile=profile,
             folder=folder,
             token=_token(token_file),
             transports=_settings(via),
@@ -258,6 +267,7 @@ def send(
 
 @cli.command()
 @server_option
+@profile_option
 @folder_option
 @token_option
 @via_option
@@ -265,6 +275,7 @@ def send(
 @backend_option
 def watch(
     server_url: str | None,
+    profile: str | None,
     folder: Path | None,
     token_file: Path | None,
     via: tuple[str, ...],
@@ -277,7 +288,12 @@ def watch(
         from devpipe.cli.watching import follow
 
         pipe = devpipe.connect(
-            server_url, folder=folder, token=_token(token_file), transports=_settings(via), wait=False
+            server_url,
+            profile=profile,
+            folder=folder,
+            token=_token(token_file),
+            transports=_settings(via),
+            wait=False,
         )
         await follow(pipe, as_json=as_json)
 

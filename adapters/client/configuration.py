@@ -1,4 +1,4 @@
-"""Where settings come from, strongest first: arguments, ``DEVPIPE_*`` variables, a file, defaults.
+"""Where settings come from, strongest first: arguments, ``DEVPIPE_*`` variables, a file, the profile, defaults.
 
 The names are those of the configuration tree: ``http.max_connections`` is the table ``[http]`` with the key
 ``max_connections`` in a file, and ``DEVPIPE_HTTP_MAX_CONNECTIONS`` in the environment. ``config_file.py`` says which
@@ -26,6 +26,7 @@ import msgspec
 from devpipe.adapters.client.config_file import ConfigFile, Unusable, find_file, read_file
 from devpipe.machines.config import PipeConfig
 from devpipe.machines.errors import ConfigurationError, Problem
+from devpipe.machines.protocols.profiles import DEFAULT, PROFILES
 
 __all__ = [
     "ENVIRONMENT_FILE",
@@ -53,9 +54,9 @@ MEMORY = "memory://"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a value came from. ``name``: the variable, or the file's path; ``line`` counts from 1."""
+    """Where a value came from. ``name``: the variable, the file's path or the profile; ``line`` counts from 1."""
 
-    kind: Literal["argument", "environment", "file", "default"]
+    kind: Literal["argument", "environment", "file", "profile", "default"]
     name: str | None = None
     line: int | None = None
 
@@ -65,6 +66,8 @@ class Origin:
                 return f"environment variable {self.name}"
             case "file":
                 return f"file {self.name}" + ("" if self.line is None else f", line {self.line}")
+            case "profile":
+                return f"profile {self.name}"
             case _:
                 return self.kind
 
@@ -143,6 +146,7 @@ def load_settings(
         collector.take_file(found)
     left_alone = collector.take_environment(environ)
     collector.take_arguments(arguments or {})
+    collector.take_profile()
     settings = collector.checked()
     return Settings(
         settings=settings,
@@ -171,7 +175,7 @@ def address_problem(url: str, source: str | None = None) -> Problem | None:
 
 
 class _Collector:
-    """Takes values from the weakest source to the strongest; a later one replaces an earlier one."""
+    """Takes values from the weakest source to the strongest, a later one replaces an earlier one; the profile comes last."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -247,6 +251,14 @@ class _Collector:
                 self._take(key, value, Origin(kind="argument"))
             else:
                 self.problems.append(_unknown(f"argument {key!r}", key, "argument"))
+
+    def take_profile(self) -> None:
+        """A profile is a set of defaults: whatever was given, from anywhere, is stronger. A strange one is refused later."""
+        given = self._given.get("profile")
+        profile = DEFAULT if given is None else PROFILES.get(given.value, DEFAULT)
+        for key, value in profile.pipe.items():
+            if key not in self._given:
+                self._take(key, value, Origin(kind="profile", name=profile.name))
 
     def checked(self) -> tuple[Setting, ...]:
         """All settings, those that nobody gave with their defaults; a wrong one is a problem and has its default."""

@@ -28,6 +28,7 @@ __all__ = ["ChoiceOptions", "PipeOptions", "SingleOptions", "connect", "connect_
 def connect(
     server_url: str | Server | None = None,
     *,
+    profile: str | None = None,
     folder: str | os.PathLike[str] | None = None,
     token: str | Callable[[], Awaitable[str]] | None = None,
     transports: Iterable[str] | None = None,
@@ -45,7 +46,8 @@ def connect(
     """A pipe to a server: ``async with devpipe.connect("http://127.0.0.1:8000", folder=".devpipe") as pipe``.
 
     ``server_url``: ``http`` or ``https``; without one the pipe has the folder alone. A running ``Server`` of this program
-    is reached without a network (the transport ``memory``): for tests, and for embedding. ``folder``: the shared folder;
+    is reached without a network (the transport ``memory``): for tests, and for embedding. ``profile``: the kind of server
+    (``"vaultpilot"``: a deployed one, with its own paths and dialect, and without sessions). ``folder``: the shared folder;
     without one there is no folder transport. ``token``: a text, or an async function that gives one
     (``DEVPIPE_TOKEN`` if neither). ``transports``: only these. ``wait=False`` enters before any transport is proven.
     ``timeout`` and ``connect_timeout`` in seconds. ``settings``: anything else of the configuration, by dotted key
@@ -59,6 +61,7 @@ def connect(
     if config is None:
         named = {
             "server_url": MEMORY if inside is not None else server_url,
+            "profile": profile,
             "folder": None if folder is None else os.fspath(folder),
             "timeout": timeout,
             "connect_timeout": connect_timeout,
@@ -66,6 +69,10 @@ def connect(
         }
         given = {key: value for key, value in named.items() if value is not None}
         config = load_config({**(settings or {}), **given}, file=config_file)
+    elif profile is not None and profile != config.profile:
+        raise ConfigurationError(
+            f"profile = {profile!r} is not allowed beside config: make the config with it"
+        )
     if inside is not None:  # there is no address to dial
         chain = replace(config.failover, fallback_chain=("memory", "folder"))
         config = replace(config, failover=chain)
@@ -97,6 +104,7 @@ def connect(
 class TransportOptions(TypedDict, total=False):
     """The keywords of ``connect`` that make sense for any number of transports, but for the token."""
 
+    profile: str | None
     folder: str | os.PathLike[str] | None
     timeout: float | None
     connect_timeout: float | None

@@ -39,6 +39,7 @@ class Explanation:
     state: str
     server: str | None
     session: bool
+    profile: str
     pinned: str | None
     transports: tuple[TransportExplanation, ...]
     would_change: str
@@ -47,12 +48,14 @@ class Explanation:
         head = f"active: {self.active or 'none'} ({self.state})" + (
             f", pinned to {self.pinned}" if self.pinned else ""
         )
-        session = (
-            "sessions: yes, lost calls are sent again"
-            if self.session
-            else ("sessions: no, a call in flight on a lost transport ends with maybe_executed")
-        )
-        lines = [head, f"server: {self.server or 'unknown'}; {session}"]
+        foreign = self.profile != "default"
+        server = self.server or (f"of the profile {self.profile}" if foreign else "unknown")
+        if self.session:
+            session = "yes, lost calls are sent again"
+        else:
+            why = "the peer has no sessions, so " if foreign else ""
+            session = f"no, {why}a call in flight on a lost transport ends with maybe_executed"
+        lines = [head, f"server: {server}; sessions: {session}"]
         for t in self.transports:
             terms = t.terms
             latency = "-" if t.latency_p50 is None else f"{t.latency_p50 * 1000:.1f} ms"
@@ -82,6 +85,7 @@ def explain(manager: Manager) -> Explanation:
         state=failover.state.value,
         server=manager.session.server,
         session=manager.session.remembers,
+        profile=manager.config.profile,
         pinned=failover.pinned,
         transports=tuple(_transport(manager, manager.transports[name]) for name in failover.names),
         would_change=_would_change(manager),

@@ -218,7 +218,9 @@ class Manager:
         for effect in effects:
             self._carry_out(effect)
         if self.failover.active is None:
-            self._active = None  # lost; or left for a pin whose transport is not up yet, though nothing has failed
+            self._active = (
+                None  # lost; or left for a pin whose transport is not up yet, though nothing has failed
+            )
         for event in events:
             self._announce(event)
         self.alarm.nudge()
@@ -353,6 +355,9 @@ class Manager:
 
     def attached(self, transport: Transport, envelope: Envelope) -> None:
         self.pushes.attached(transport, envelope)
+
+    def missed(self, transport: Transport, reason: str) -> None:
+        self.pushes.missed(transport, reason)
 
     def pushed(self, envelope: Envelope, transport: Transport) -> None:
         self.pushes.pushed(envelope, transport, self._active)

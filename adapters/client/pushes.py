@@ -28,6 +28,8 @@ class Pushes:
         self._subscriptions = subscriptions
         self._listeners = listeners
         self._path: Transport | None = None
+        self._source: Transport | None = None  #: the same for a server without sessions, which asks nobody
+        self._began = False  #: such a one has been heard, so that whatever follows its loss is a gap
 
     def begin(self, position: Position) -> None:
         """The server has told where its push history stands."""
@@ -35,14 +37,33 @@ class Pushes:
 
     def attach(self, transport: Transport | None) -> None:
         """They come over this transport from now on, if it can bring any."""
-        if transport is None or not transport.ready or transport.terms.session is None:
+        if transport is None or not transport.ready:
+            return
+        if transport.terms.session is None:
+            self._listen(transport)
             return
         if transport.capabilities.supports_bidirectional:
             self._path = transport
             transport.attach(self.cursor.attach())
 
+    def _listen(self, transport: Transport) -> None:
+        """Without sessions each connection gets every push: one of them is heard, and a change of it is a gap."""
+        if not transport.capabilities.supports_bidirectional or self._source is transport:
+            return
+        self._source = transport
+        if self._began:
+            self._tell(Gap(after=None, before=None, reason="the server keeps no pushes for us"))
+        self._began = True
+
+    def missed(self, transport: Transport, reason: str) -> None:
+        """What this transport was told may not be all."""
+        if self._source is transport:
+            self._tell(Gap(after=None, before=None, reason=reason))
+
     def detach(self, transport: Transport) -> None:
         """This transport is lost: the next one that is active attaches."""
+        if self._source is transport:
+            self._source = None
         if self._path is transport:
             self._path = None
 
@@ -71,6 +92,8 @@ class Pushes:
             if verdict is Verdict.MISSING:
                 self.attach(active)
                 return
+        elif self._source is not None and transport is not self._source:
+            return  # the same push, heard on a standby
         self._subscriptions.put(message)
         self._listeners.tell(message, "message")
         transport.listeners.tell(message, "message")

@@ -22,7 +22,7 @@ from devpipe.machines.errors import DevPipeError, FailureKind, Outcome, Transpor
 from devpipe.machines.events import Event
 from devpipe.machines.inputs import Failure
 from devpipe.machines.lifecycle import LifecycleState
-from devpipe.machines.message import Message
+from devpipe.machines.message import Gap, Message
 from devpipe.machines.protocols.calls import Call, Calls
 from devpipe.machines.protocols.envelope import Envelope, check_type, encode_payload, to_message
 from devpipe.machines.protocols.session import ClientSession, HelloAnswer
@@ -212,6 +212,9 @@ class SingleTransport:
         self._subscriptions.put(message)
         transport.listeners.tell(message, "message")
 
+    def missed(self, transport: Transport, reason: str) -> None:
+        self._subscriptions.put(Gap(after=None, before=None, reason=reason))
+
     def greeted(self, transport: Transport, answer: HelloAnswer) -> bool:
         if not answer.server:
             return True
@@ -221,7 +224,8 @@ class SingleTransport:
         return self.session.answered(answer)
 
     def became_ready(self, transport: Transport) -> None:
-        transport.attach({"number": 1, "epoch": None, "after": 0})
+        if transport.terms.session is not None:  # else the server pushes unasked, or not at all
+            transport.attach({"number": 1, "epoch": None, "after": 0})
         self._changed.set()
 
     def attached(self, transport: Transport, envelope: Envelope) -> None:

@@ -90,11 +90,11 @@ class Application:
         method = scope["method"]
         headers = read_headers(scope["headers"])
         prefix = config.prefix.rstrip("/")
+        health = (config.health_path, f"{prefix}/health")
         routes = {
-            config.health_path: "GET",
-            f"{prefix}/health": "GET",
-            f"{prefix}/message": "POST",
-            f"{prefix}/stream": "GET",
+            **dict.fromkeys(health, "GET"),
+            prefix + config.message_path: "POST",
+            prefix + config.stream_path: "GET",
         }
         allowed = routes.get(path)
         refusal: Refusal | None = None
@@ -105,7 +105,7 @@ class Application:
         elif method != allowed:
             allow = ((b"allow", allowed.encode()),)
             refusal = Refusal(status=405, code="wrong_method", message=f"only {allowed}", headers=allow)
-        elif path.endswith("/health"):
+        elif path in health:
             # a load balancer asks without a token; a page that rebinds its name does not get in all the same
             refusal = check_host(headers, hosts=server.hosts)
         else:
@@ -114,7 +114,7 @@ class Application:
             if method == "POST":
                 await _discard(receive)
             await self._refuse(receive, send, refusal)
-        elif path.endswith("/health"):
+        elif path in health:
             body = encode_payload({"status": "ok", "server": server.identity}, type="health")
             await _respond(send, 200, body)
         elif method == "POST":
@@ -197,9 +197,9 @@ class Application:
                 body = encode_reply(reply_to=None, timestamp=0, error=error)
                 await _respond(send, 409, body)
                 return
-            await path.run(
-                receive, send, nonce=headers.get("devpipe-nonce", ""), server=self._server.identity
-            )
+            # who names no session, and is let in all the same, knows no proof either
+            nonce = headers.get("devpipe-nonce", "") if session else None
+            await path.run(receive, send, nonce=nonce, server=self._server.identity)
         finally:
             self._open -= 1
             self._server.drop(path)
@@ -212,7 +212,9 @@ class Application:
         refusal: Refusal | None
         if not server.running:
             refusal = Refusal(status=503, code="closing", message="this server does not run")
-        elif _path(scope) != server.config.prefix.rstrip("/") + "/ws":
+        elif _path(scope) not in (
+            server.config.websocket_paths or (server.config.prefix.rstrip("/") + "/ws",)
+        ):
             refusal = Refusal(status=404, code="not_found", message="there is nothing here")
         elif self._open >= server.config.max_streams:
             refusal = FULL

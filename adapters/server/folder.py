@@ -88,7 +88,8 @@ class FolderServer:
         opened.append(root)
         self._root = root
         subs: list[Directory] = []
-        for name in ("requests", "clients", "tmp", "claims"):
+        config = self._config
+        for name in (config.requests, config.clients, config.tmp, config.claims):
             subs.append(root.sub(name, make=True))
             opened.append(subs[-1])
         self._requests, self.clients, self.tmp, self.claims = subs

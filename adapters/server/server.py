@@ -22,13 +22,14 @@ from devpipe.adapters.server.application import Application
 from devpipe.adapters.server.audit import ExecutionLog, ExecutionTarget
 from devpipe.adapters.server.handlers import Handler, answer
 from devpipe.adapters.server.path import Path
-from devpipe.machines.config import FolderConfig, ServerConfig
+from devpipe.machines.config import FolderConfig, ServerConfig, with_settings
 from devpipe.machines.errors import (
     ConfigurationError,
     MessageTooLarge,
     Outcome,
 )
 from devpipe.machines.protocols.envelope import ErrorBody, check_type, encode_payload
+from devpipe.machines.protocols.profiles import profile_of
 from devpipe.machines.protocols.service import Service
 from devpipe.machines.protocols.serving import (
     Arrived,
@@ -64,7 +65,8 @@ ENVELOPE_ROOM = 1024
 class Server:
     """Register handlers, then serve, mount, or enter it.
 
-    ``token``: what every client must show, as a bearer token. ``folder``: serve this shared folder too.
+    ``profile``: the kind of clients (``"vaultpilot"``: deployed ones, without sessions); it sets what ``config`` and
+    ``folder_options`` leave at their defaults. ``token``: what every client must show, as a bearer token. ``folder``: serve this shared folder too.
     ``execution_log``: a file that gets one line of JSON before each handler starts, or a function that is called with
     the same facts as a dictionary: who ran what, told by the server. If it raises, the handler does not run.
     """
@@ -73,6 +75,7 @@ class Server:
         self,
         config: ServerConfig | None = None,
         *,
+        profile: str | None = None,
         token: str | None = None,
         folder: str | os.PathLike[str] | None = None,
         folder_options: FolderConfig | None = None,
@@ -80,10 +83,11 @@ class Server:
         clock: Callable[[], Clock] = SystemClock,
         dice: Dice | None = None,
     ) -> None:
-        self.config = config or ServerConfig()
+        config = config or ServerConfig()
+        self.folder_options = folder_options or FolderConfig()
+        self._set_profile(config, config.profile if profile is None else profile)
         self.token = token
         self.folder = None if folder is None else FilePath(folder)
-        self.folder_options = folder_options or FolderConfig()
         self._execution_log = execution_log
         self._audit: ExecutionLog | None = None
         self._make_clock = clock
@@ -96,9 +100,13 @@ class Server:
         self._count = 0
         self._runs: dict[int, anyio.CancelScope] = {}
         self._application = Application(self)
-        self.hosts = set(self.config.allowed_hosts)  #: names by which this server goes; "*" is any
         self._busy = False
         self._inbox: list[ServiceInput] = []
+
+    def _set_profile(self, config: ServerConfig, name: str) -> None:
+        self.config = config.with_profile(name)
+        self.folder_options = with_settings(self.folder_options, profile_of(name).folder)
+        self.hosts = set(self.config.allowed_hosts)  #: names by which this server goes; "*" is any
 
     # --- handlers -------------------------------------------------------------------------------------
 
@@ -123,11 +131,14 @@ class Server:
     def configure(
         self,
         *,
+        profile: str | None = None,
         token: str | None = None,
         folder: str | os.PathLike[str] | None = None,
         execution_log: ExecutionTarget | None = None,
     ) -> None:
         """Set what was not set before it is entered; None leaves a setting as it is."""
+        if profile is not None:
+            self._set_profile(self.config, profile)
         if token is not None:
             self.token = token
         if folder is not None:
@@ -200,9 +211,11 @@ class Server:
         tasks.start_soon(self._alarm.run)
         parts = list(self._parts)
         if self.folder is not None:
+            from devpipe.adapters.server.flat_folder import FlatFolderServer
             from devpipe.adapters.server.folder import FolderServer
 
-            parts.append(FolderServer(self, self.folder, config=self.folder_options).run)
+            kind = FlatFolderServer if self.folder_options.flat else FolderServer
+            parts.append(kind(self, self.folder, config=self.folder_options).run)
         for part in parts:
             try:
                 await tasks.start(part)

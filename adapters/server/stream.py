@@ -61,11 +61,14 @@ class StreamPath:
         self.closed = True
         self._wake.set()
 
-    async def run(self, receive: Receive, send: Send, *, nonce: str, server: str) -> None:
-        """Carry events until the client has gone, or the stream is closed."""
+    async def run(self, receive: Receive, send: Send, *, nonce: str | None, server: str) -> None:
+        """Carry events until the client has gone, or the stream is closed. ``nonce``: None for one that wants no proof."""
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        proof = encode_payload({"nonce": nonce[:128], "server": server}, type="proof")
-        await self._say(send, encode_event(proof, event="proof"))
+        if nonce is None:
+            await self._say(send, encode_comment())  # the head alone might be kept back until there is a body
+        else:
+            proof = encode_payload({"nonce": nonce[:128], "server": server}, type="proof")
+            await self._say(send, encode_event(proof, event="proof"))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_until_disconnect, receive, tasks.cancel_scope)
             while not self.closed:

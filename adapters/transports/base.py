@@ -23,7 +23,7 @@ from devpipe.adapters.transports.host import Host
 from devpipe.adapters.transports.link import Capabilities, Link, LinkHost, Terms
 from devpipe.adapters.transports.owner import Owner
 from devpipe.machines.breaker import BreakerState, CircuitBreaker
-from devpipe.machines.config import BreakerConfig, LifecycleConfig
+from devpipe.machines.config import BreakerConfig, LifecycleConfig, PeerConfig
 from devpipe.machines.errors import CircuitOpen, FailureKind, MessageTooLarge, TransportError
 from devpipe.machines.events import (
     Connected,
@@ -48,7 +48,9 @@ from devpipe.machines.inputs import (
 from devpipe.machines.lifecycle import Lifecycle, LifecycleState
 from devpipe.machines.message import Priority
 from devpipe.machines.protocols.calls import Call
+from devpipe.machines.protocols.dialect import peer_fields
 from devpipe.machines.protocols.envelope import encode_payload, encode_request
+from devpipe.machines.protocols.profiles import DEFAULT, Profile
 
 __all__ = ["Transport"]
 
@@ -72,10 +74,14 @@ class Transport:
         dice: Dice,
         lifecycle: LifecycleConfig | None = None,
         breaker: BreakerConfig | None = None,
+        profile: Profile = DEFAULT,
+        peer: PeerConfig | None = None,
     ) -> None:
         self.type = type
         self.id = f"{type}-{dice.token(6).lower().replace('_', 'a').replace('-', 'b')}"
         self.capabilities = capabilities
+        self.profile = profile
+        self.peer = peer or PeerConfig()
         self.owner = owner
         self.clock = clock
         self.dice = dice
@@ -236,17 +242,20 @@ class Transport:
                 outcome=call.known,
                 message_id=call.id,
             )
-        session = self.owner.session if self.capabilities.names_session else None
-        data = encode_request(
-            id=call.id,
-            type=call.type,
-            payload=call.payload,
-            timestamp=int(self.clock.wall() * 1000),
-            priority=call.priority,
-            expires_at=call.expires_at,
-            session=None if session is None else session.id,
-            server=None if session is None else session.server,
-        )
+        if self.profile.sessions:
+            session = self.owner.session if self.capabilities.names_session else None
+            data = encode_request(
+                id=call.id,
+                type=call.type,
+                payload=call.payload,
+                timestamp=int(self.clock.wall() * 1000),
+                priority=call.priority,
+                expires_at=call.expires_at,
+                session=None if session is None else session.id,
+                server=None if session is None else session.server,
+            )
+        else:
+            data = self._for_peer(call, now=now)
         limit = self.max_message_bytes
         if len(data) > limit:
             raise MessageTooLarge(
@@ -307,11 +316,30 @@ class Transport:
         """Send a message that is no call; returns its id, None if there is no connection."""
         return None if self._host is None else self._host.control(type, payload)
 
-    def control_call(self, type: str, payload: object) -> Call:
-        """The call object of a message that is no call: it is in nobody's table."""
+    def _for_peer(self, call: Call, *, now: float) -> bytes:
+        """The envelope for a server without sessions, with what it is used to read."""
+        wall, peer = int(self.clock.wall() * 1000), self.peer
+        more = peer_fields(
+            sender=peer.sender,
+            recipient=peer.recipient,
+            expires_at=wall + int((call.deadline - now) * 1000),
+            iso=peer.iso_timestamps,
+        )
+        return encode_request(
+            id=call.id,
+            type=call.type,
+            payload=call.payload,
+            timestamp=wall,
+            priority=call.priority,
+            more=more,
+            iso=peer.iso_timestamps,
+        )
+
+    def control_call(self, type: str, payload: object, *, id: str | None = None) -> Call:
+        """The call object of a message that is no call: it is in nobody's table. ``id``: one that was asked for."""
         now = self.clock.now()
         call = Call(
-            self.owner.control_id(),
+            id or self.owner.control_id(),
             type,
             encode_payload(payload, type=type),
             now=now,
@@ -319,14 +347,18 @@ class Transport:
             priority=Priority.HIGH,
         )
         session = self.owner.session if self.capabilities.names_session and type != "hello" else None
-        data = encode_request(
-            id=call.id,
-            type=type,
-            payload=call.payload,
-            timestamp=int(self.clock.wall() * 1000),
-            priority=Priority.HIGH,
-            session=None if session is None else session.id,
-            server=None if session is None else session.server,
+        data = (
+            encode_request(
+                id=call.id,
+                type=type,
+                payload=call.payload,
+                timestamp=int(self.clock.wall() * 1000),
+                priority=Priority.HIGH,
+                session=None if session is None else session.id,
+                server=None if session is None else session.server,
+            )
+            if self.profile.sessions
+            else self._for_peer(call, now=now)
         )
         call.begin_attempt(self.type, data, now=now)
         return call
@@ -366,6 +398,8 @@ class Transport:
             return
         if since != self._silent_since and self.connected:
             span = min((c.deadline - c.submitted for c in waiting if not c.accepted), default=None)
+            if span is not None:  # a third of it is what the ping waits, and another what its answer may take
+                span = max(span, 3 * self.capabilities.answers_within)
             self._silent_since = since
             self.feed(CallsWaiting(since=since, span=span))
 

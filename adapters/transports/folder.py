@@ -17,7 +17,7 @@ from devpipe.adapters.ports.clock import Clock
 from devpipe.adapters.ports.folder import Carrier, Directory, NotAFile, draft_name, open_directory
 from devpipe.adapters.ports.watcher import Watcher
 from devpipe.adapters.transports.base import Transport
-from devpipe.adapters.transports.link import Capabilities, LinkHost, LinkLost, Terms
+from devpipe.adapters.transports.link import Capabilities, Link, LinkHost, LinkLost, Terms
 from devpipe.adapters.transports.registry import TransportContext
 from devpipe.adapters.waiter import Waiter, waiter_factory
 from devpipe.machines.config import FolderConfig
@@ -33,11 +33,13 @@ from devpipe.machines.protocols.folder import (
 )
 from devpipe.machines.protocols.folder_steps import Place, collect, give, sweep, withdraw
 
-__all__ = ["FolderLink", "capabilities", "factory"]
+__all__ = ["FolderLink", "capabilities", "factory", "failure_of", "nobody_serves"]
 
 #: What a file may have around the largest message (bytes).
 ENVELOPE_ROOM = 4096
 MAX_BEAT = 4096
+#: Who serves a flat folder looks into it now and then, as its clients do (seconds).
+FLAT_ANSWER = 5.0
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space",
     errno.EDQUOT: "the quota is used up",
@@ -52,13 +54,14 @@ def capabilities(config: FolderConfig) -> Capabilities:
     """What a shared folder can do."""
     return Capabilities(
         supports_realtime=False,
-        supports_bidirectional=True,
+        supports_bidirectional=not config.flat,
         supports_filesystem=True,
         supports_streaming=False,
         max_message_bytes=config.max_message_bytes,
         max_concurrent_connections=1,
         names_session=True,
         cost=config.cost,
+        answers_within=FLAT_ANSWER if config.flat else 0.0,
     )
 
 
@@ -67,18 +70,26 @@ def factory(context: TransportContext) -> Transport | None:
     config = context.config
     if config.folder is None:
         return None
-    folder = Path(config.folder)
+    folder, options = Path(config.folder), config.folder_options
+
+    def make_link() -> Link:
+        if options.flat:
+            from devpipe.adapters.transports.flat_folder import FlatFolderLink
+
+            return FlatFolderLink(folder, client=context.prefix, config=options, clock=context.clock)
+        return FolderLink(folder, client=context.prefix, config=options, clock=context.clock)
+
     return Transport(
         "folder",
-        make_link=lambda: FolderLink(
-            folder, client=context.prefix, config=config.folder_options, clock=context.clock
-        ),
+        make_link=make_link,
         capabilities=capabilities(config.folder_options),
         owner=context.owner,
         clock=context.clock,
         dice=context.dice,
         lifecycle=config.lifecycle,
         breaker=config.breaker,
+        profile=context.profile,
+        peer=config.peer,
     )
 
 
@@ -113,10 +124,10 @@ class FolderLink:
             root = self._root = self._keep(
                 open_directory(self._folder, make=False, allow_shared=self._config.allow_shared)
             )
-            self._requests = self._keep(root.sub("requests", make=False))
-            self._tmp = self._keep(root.sub("tmp", make=False))
-            self._claims = self._keep(root.sub("claims", make=False))
-            clients = self._keep(root.sub("clients", make=False))
+            self._requests = self._keep(root.sub(self._config.requests, make=False))
+            self._tmp = self._keep(root.sub(self._config.tmp, make=False))
+            self._claims = self._keep(root.sub(self._config.claims, make=False))
+            clients = self._keep(root.sub(self._config.clients, make=False))
             self._mine = self._keep(clients.sub(self._client, make=True))
             self._carrier = Carrier(
                 {
@@ -130,17 +141,11 @@ class FolderLink:
             )
             self._beats.look(self._read_beat(), now=self._clock.now())
         except FileNotFoundError as error:
-            raise LinkLost(
-                Failure(
-                    kind=FailureKind.UNAVAILABLE,
-                    reason=f"nobody serves the folder {str(self._folder)!r}",
-                    refused=True,
-                )
-            ) from error
+            raise LinkLost(nobody_serves(self._folder)) from error
         except ConfigurationError as error:
             raise LinkLost(Failure(kind=FailureKind.AUTH, reason=str(error))) from error
         except OSError as error:
-            raise LinkLost(_failure("the folder cannot be used", error)) from error
+            raise LinkLost(failure_of("the folder cannot be used", error)) from error
         if not self._config.polling:
             self._watcher = Watcher(self._mine.path, self._stir)
             self._watcher.start()
@@ -225,8 +230,8 @@ class FolderLink:
                 del self._out[call.id]
                 if isinstance(error, FileNotFoundError):
                     self._outbox.appendleft(call)
-                    raise LinkLost(_failure("the folder is gone", error)) from error
-                self._host.undelivered(call, _failure("the request cannot be written", error))
+                    raise LinkLost(failure_of("the folder is gone", error)) from error
+                self._host.undelivered(call, failure_of("the request cannot be written", error))
                 continue
             if self._config.durability == "full":
                 try:
@@ -239,7 +244,7 @@ class FolderLink:
         try:
             scan = scan_client(self._mine.names())
         except OSError as error:
-            raise LinkLost(_failure("the folder cannot be read", error)) from error
+            raise LinkLost(failure_of("the folder cannot be read", error)) from error
         limit = self._config.max_message_bytes + ENVELOPE_ROOM
         for name in scan.names:
             try:
@@ -318,7 +323,15 @@ class FolderLink:
         return self._clock.wall() if beat is None else beat
 
 
-def _failure(what: str, error: OSError) -> Failure:
+def nobody_serves(folder: Path) -> Failure:
+    """There is no such folder, or it is not a server's."""
+    return Failure(
+        kind=FailureKind.UNAVAILABLE, reason=f"nobody serves the folder {str(folder)!r}", refused=True
+    )
+
+
+def failure_of(what: str, error: OSError) -> Failure:
+    """What an error of the file system means, with its remedy."""
     code = error.errno or 0
     remedy = _REMEDIES.get(code, error.strerror or str(error))
     return Failure(

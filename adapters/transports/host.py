@@ -15,6 +15,7 @@ from devpipe.machines.errors import FailureKind, QueueFull, TransportError
 from devpipe.machines.events import ErrorOccurred, HealthChecked
 from devpipe.machines.inputs import Failure, Proved
 from devpipe.machines.protocols.calls import Call
+from devpipe.machines.protocols.dialect import HANDSHAKE, handshake_payload, read_peer
 from devpipe.machines.protocols.envelope import Envelope, decode, excerpt
 from devpipe.machines.protocols.http import error_of
 from devpipe.machines.protocols.session import HelloAnswer, read_hello
@@ -62,6 +63,10 @@ class Host:
         self._breaker = transport.breaker
         self._echoes: dict[str, _Echo] = {}
         self._useful = False
+        self._profile = transport.profile
+        self._decode = decode if transport.profile.sessions else read_peer
+        #: the path is a connection of its own, on which the server may ask too
+        self._connection = not transport.capabilities.names_session
 
     # --- what the link says -------------------------------------------------------------------------
 
@@ -73,7 +78,7 @@ class Host:
         metrics.received += 1
         metrics.bytes_received += len(data)
         try:
-            envelope = decode(data, transport=self._transport.type)
+            envelope = self._decode(data, transport=self._transport.type)
         except TransportError as error:
             self.trouble(Failure(kind=FailureKind.PROTOCOL, reason=str(error)))
             return
@@ -99,6 +104,9 @@ class Host:
         if self._calls.get(call.id) is call and call.route == transport.type:
             transport.give_back(call, failure, now=self._now(), count=True)
 
+    def missed(self, reason: str) -> None:
+        self._owner.missed(self._transport, reason)
+
     def trouble(self, failure: Failure) -> None:
         transport = self._transport
         transport.metrics.troubles[failure.kind.value] += 1
@@ -109,26 +117,33 @@ class Host:
     def prove(self, nonce: str) -> None:
         """Send the nonce: as ``hello`` until the server knows us, as a ping afterwards."""
         if self._transport.ready:
-            self._send("health_ping", {"nonce": nonce}, nonce, prove=True)
+            self._probe(nonce, prove=True)
         else:
             self.greet(nonce, prove=True)
 
     def greet(self, nonce: str, *, prove: bool = False) -> None:
-        """Say ``hello``; it may be repeated."""
+        """Say ``hello``; it may be repeated. To a server that knows none, a probe is the greeting."""
+        if not self._profile.sessions:
+            if self._profile.handshake and self._connection:
+                self.control(
+                    HANDSHAKE, handshake_payload(session=self._transport.id, client=CLIENT)
+                )  # nobody has to answer it
+            self._probe(nonce, prove=prove)
+            return
         payload = self._owner.session.hello(nonce, client=CLIENT)
         self._send("hello", payload, nonce, prove=prove)
 
     def ping(self, nonce: str) -> anyio.Event:
         """Send a nonce for a health check; the event is set when it came back, or the link is gone."""
-        return self._send("health_ping", {"nonce": nonce}, nonce, prove=False)
+        return self._probe(nonce, prove=False)
 
     def attach(self, payload: object) -> None:
         """Ask for the pushes on this path; the owner hears the answer."""
         self._send("attach", payload, "", prove=False)
 
-    def control(self, type: str, payload: object) -> str | None:
+    def control(self, type: str, payload: object, *, id: str | None = None) -> str | None:
         """Send a message that is no call, best effort; returns its id."""
-        call = self._transport.control_call(type, payload)
+        call = self._transport.control_call(type, payload, id=id)
         try:
             self._link.submit(call)
         except QueueFull:  # courtesy only: a full queue has better things to carry
@@ -142,6 +157,11 @@ class Host:
             echo.answered.set()
 
     # --- inside -----------------------------------------------------------------------------------------
+
+    def _probe(self, nonce: str, *, prove: bool) -> anyio.Event:
+        """A ping where the path is a connection; else a message that the server may not even know."""
+        type = "health_ping" if self._connection else self._transport.peer.probe
+        return self._send(type, {"nonce": nonce}, nonce, prove=prove)
 
     def _send(self, type: str, payload: object, nonce: str, *, prove: bool) -> anyio.Event:
         call = self._transport.control_call(type, payload)
@@ -182,10 +202,12 @@ class Host:
         reply_to = envelope.reply_to
         if reply_to is None:
             match envelope.type:
-                case "ping":
+                case "ping" if self._connection or self._profile.sessions:
                     self.control("pong", {})
                 case "pong" | "accepted":
                     pass
+                case "health_ping" if self._connection and envelope.id is not None:
+                    self.control("health_pong", {}, id=envelope.id)
                 case _:
                     if not self._useful:
                         self._useful = True
@@ -213,7 +235,7 @@ class Host:
             return
         latency = self._now() - echo.sent_at
         try:
-            answer = read_hello(envelope, transport=transport.type)
+            answer = self._read_answer(echo, envelope)
         except TransportError as error:
             reason = str(error)
             if envelope.success is False:  # a refusal that says nothing else, like that of our Host header
@@ -236,7 +258,7 @@ class Host:
             echo.answered.set()
             self._lose(Failure(kind=kind, reason=f"the server refuses us: {code}"))
             return
-        if echo.kind == "hello":
+        if echo.kind == "hello" or not (self._profile.sessions or transport.ready):
             self._greeted(echo, answer)
         echo.answered.set()
         if echo.prove:
@@ -245,6 +267,12 @@ class Host:
             )
             transport.last_check = transport.clock.wall()
             transport.happened(HealthChecked(transport=transport.type, success=True, latency=latency))
+
+    def _read_answer(self, echo: _Echo, envelope: Envelope) -> HelloAnswer:
+        """What the server has told of itself. One without sessions tells nothing: it has answered, that is all."""
+        if self._profile.sessions:
+            return read_hello(envelope, transport=self._transport.type)
+        return HelloAnswer(known=False, session=None, server="", nonce=echo.nonce, time=None)
 
     def _greeted(self, echo: _Echo, answer: HelloAnswer) -> None:
         transport = self._transport

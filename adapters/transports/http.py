@@ -36,8 +36,9 @@ from devpipe.machines.protocols.http import (
     read_answer,
     target_of,
 )
-from devpipe.machines.protocols.http_queue import SendQueue
+from devpipe.machines.protocols.http_queue import PROBES, SendQueue
 from devpipe.machines.protocols.http_stream import read_attach
+from devpipe.machines.protocols.profiles import DEFAULT, Profile
 
 __all__ = ["HttpLink", "capabilities_of", "factory"]
 
@@ -45,6 +46,9 @@ __all__ = ["HttpLink", "capabilities_of", "factory"]
 GRACE: Final = 5.0
 #: Without a stream, an accepted call is asked for again, not more often than this (seconds).
 REPEAT_PAUSE: Final = 1.0
+#: A server without sessions keeps no answer for a stream that is not there yet: messages wait for it, but not longer
+#: than this (seconds).
+HELD: Final = 2.0
 
 
 def capabilities_of(config: HttpConfig) -> Capabilities:
@@ -79,6 +83,8 @@ def factory(context: TransportContext) -> Transport | None:
             client=context.http_client,
             proxy=context.proxy,
             ssl_context=context.ssl_context,
+            profile=context.profile,
+            probe=context.config.peer.probe,
         )
 
     make_link()  # a wrong address, or a token in clear text, is told now and not at the first dial
@@ -91,6 +97,8 @@ def factory(context: TransportContext) -> Transport | None:
         dice=context.dice,
         lifecycle=context.config.lifecycle,
         breaker=context.config.breaker,
+        profile=context.profile,
+        peer=context.config.peer,
     )
 
 
@@ -98,7 +106,7 @@ class HttpLink:
     """A ``Link`` over HTTP.
 
     ``client``: used for everything if given, and never closed; it may bring proxies, authentication, certificates and
-    hooks. ``control_id`` gives the ids of polls. Raises ``ConfigurationError`` for a wrong address, or a token that
+    hooks. ``control_id`` gives the ids of polls. ``profile``: the kind of server; ``probe``: the type of what proves it. Raises ``ConfigurationError`` for a wrong address, or a token that
     would go over the network in clear text.
     """
 
@@ -114,12 +122,21 @@ class HttpLink:
         client: httpx.AsyncClient | None = None,
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        profile: Profile = DEFAULT,
+        probe: str = "health_ping",
     ) -> None:
         self.capabilities = capabilities_of(config)
+        self._sessions = profile.sessions
         self._config = config
         self._clock = clock
         self._caller = HttpCaller(
-            target_of(server_url, prefix=config.prefix, has_token=token is not None),
+            target_of(
+                server_url,
+                prefix=config.prefix,
+                has_token=token is not None,
+                message_path=config.message_path,
+                stream_path=config.stream_path,
+            ),
             config=config,
             clock=clock,
             token=token,
@@ -136,7 +153,9 @@ class HttpLink:
             lose=self._lose,
             unreachable=self._stream_unreachable,
         )
-        self._queue = SendQueue(limit=config.queue_size, slots=config.max_connections)
+        self._queue = SendQueue(
+            limit=config.queue_size, slots=config.max_connections, probes=PROBES | {probe}
+        )
         self._host: LinkHost | None = None
         self._terms: Terms | None = None
         self._tasks: TaskGroup | None = None
@@ -146,6 +165,7 @@ class HttpLink:
         self._flights: dict[int, _Flight] = {}
         self._unreachable: Failure | None = None
         self._lost: Failure | None = None
+        self._held = False  #: messages wait for the stream, on which their answers may come
 
     # --- Link ---------------------------------------------------------------------------------------
 
@@ -158,9 +178,9 @@ class HttpLink:
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
+                self._start_stream()
                 for _ in range(self._queue.waiting):  # what was submitted between open and run
                     self._wake()
-                self._start_stream()
                 if self._lost is None:
                     await anyio.sleep_forever()
         finally:
@@ -184,17 +204,34 @@ class HttpLink:
 
     def established(self, terms: Terms) -> None:
         before, self._terms = self._terms, terms
-        if before is None or (before.session, before.server) != (terms.session, terms.server):
+        changed = before is None or (before.session, before.server) != (terms.session, terms.server)
+        if changed and self._sessions:
             self._start_stream()
 
     def _start_stream(self) -> None:
-        if (
+        if self._tasks is not None and self._host is not None and not self._sessions:
+            if self._config.enable_sse:  # before the proof: its answer may come this way
+                self._held = True
+                self._tasks.start_soon(self._release_later)
+                self._stream.listen(self._tasks, self._host, tried=self._release)
+        elif (
             self._tasks is not None
             and self._host is not None
             and self._terms is not None
             and self._config.enable_sse
         ):
             self._stream.start(self._tasks, self._host, self._terms)
+
+    async def _release_later(self) -> None:
+        await anyio.sleep(HELD)
+        self._release()
+
+    def _release(self) -> None:
+        """The stream stands, or will not stand soon: messages may go now."""
+        if self._held:
+            self._held = False
+            for _ in range(self._queue.waiting):
+                self._wake()
 
     async def aclose(self, reason: str) -> None:
         await self._caller.aclose()
@@ -214,7 +251,7 @@ class HttpLink:
 
     def _wake(self) -> None:
         """Let one worker look at the queue, a new one if all are busy and there may be more."""
-        if self._tasks is None or self._lost is not None or not self._queue.ready:
+        if self._tasks is None or self._lost is not None or self._held or not self._queue.ready:
             return
         while self._idle:
             waiter = self._idle.pop()
@@ -284,7 +321,9 @@ class HttpLink:
                 if await self._refresh(token):
                     flight.not_passed()
                     continue
-            reading = read_answer(answer, call_id=call.id, wall=self._clock.wall())
+            reading = read_answer(
+                answer, call_id=call.id, wall=self._clock.wall(), foreign=not self._sessions
+            )
             if isinstance(reading, Accepted) and self._must_ask_again():
                 flight.accepted = True
                 host.deliver(reading.data)

@@ -217,7 +217,7 @@ class HttpCaller:
         response = await client.send(request, stream=True, follow_redirects=False)
         return await self.read(response)
 
-    async def open_stream(self, headers: dict[str, str], *, timeout: float) -> httpx.Response:
+    async def open_stream(self, headers: dict[str, str], *, timeout: float | None) -> httpx.Response:
         """The response to ``GET stream``, unread: close it with ``close_response``. Raises one of ``FAILURES``."""
         client = self.stream_client
         request = client.build_request(

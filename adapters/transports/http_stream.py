@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 import anyio
@@ -73,6 +73,19 @@ class HttpStream:
         self._plan = StreamPlan()
         self._scope: anyio.CancelScope | None = None
         self._sessionless = False
+        self._listening = False
+        self._tried: Callable[[], None] = lambda: None
+        self._heard = False  #: a stream without sessions has been open before
+
+    def listen(self, tasks: TaskGroup, host: LinkHost, *, tried: Callable[[], None]) -> None:
+        """Run for a server without sessions: what it pushes while nobody listens is lost, and told as such.
+
+        ``tried``: called when the stream stands, or cannot be had, and again after each further attempt.
+        """
+        self._plan = StreamPlan(polling=False)
+        self._listening = True
+        self._tried = tried
+        tasks.start_soon(self._run, host, None, "", anyio.CancelScope())
 
     def start(self, tasks: TaskGroup, host: LinkHost, terms: Terms) -> None:
         """Run for this session from now on."""
@@ -87,23 +100,31 @@ class HttpStream:
 
     def explain(self) -> str:
         """What is unusual about the pushes of this link, or ""."""
+        if self._listening:
+            return f"no stream: {self._plan.why}" if self._plan.why else ""
         if self._sessionless:
             return "no stream: the server has no sessions"
         return f"pushes are polled: {self._plan.why}" if self._plan.why else ""
 
-    async def _run(self, host: LinkHost, session: str, server: str, scope: anyio.CancelScope) -> None:
+    async def _run(self, host: LinkHost, session: str | None, server: str, scope: anyio.CancelScope) -> None:
+        """``session``: None for a server without sessions."""
         with scope:
             while True:
-                if self._plan.polls(now=self._clock.now()):
+                if session is None:
+                    wait = await self._attempt(host, lambda parser: self._hear(parser, host))
+                    self._tried()
+                elif self._plan.polls(now=self._clock.now()):
                     wait = await self._poll(host, session, server)
                 else:
-                    wait = await self._stream(host, session, server)
+                    wait = await self._attempt(
+                        host, lambda parser: self._read_stream(parser, host, session, server)
+                    )
                 if wait > 0:
                     await anyio.sleep(wait)
 
     # --- the stream -----------------------------------------------------------------------------------
 
-    async def _stream(self, host: LinkHost, session: str, server: str) -> float:
+    async def _attempt(self, host: LinkHost, read: Callable[[SseParser], Awaitable[None]]) -> float:
         """Open one stream and read it until it ends. Returns the seconds until the next step."""
         plan, token = self._plan, self._caller.token
         parser = SseParser(
@@ -113,7 +134,7 @@ class HttpStream:
         )
         for_good = False
         try:
-            await self._read_stream(parser, host, session, server)
+            await read(parser)
             failure = Failure(kind=FailureKind.NETWORK, reason="the stream ended")
         except _Refused as refused:
             failure, for_good = refused.refusal.failure, refused.refusal.for_good
@@ -179,6 +200,47 @@ class HttpStream:
                     parser.feed(opened.unpacker.unpack(chunk))
                 finally:  # what was whole before the nonsense is good
                     self._take(parser.drain_events(), host)
+        finally:
+            await opened.aclose()
+
+    async def _hear(self, parser: SseParser, host: LinkHost) -> None:
+        """The same for a server that proves nothing: its head must come in time, and what comes then is believed.
+
+        Many such servers are silent while they have nothing to say. Only one that has once sent a comment, which is
+        there to show life, is dead when it stops.
+        """
+        opened = _Opened()
+        alive = False
+        try:
+            with anyio.move_on_after(self._config.stream_proof_timeout):
+                opened.response = response = await self._caller.open_stream({}, timeout=None)
+                await self._check_head(response)
+                opened.chunks = response.aiter_raw()
+                opened.unpacker = BodyReader(
+                    limit=self._caller.limit, encoding=response.headers.get("content-encoding", "")
+                )
+            if opened.unpacker is None or opened.chunks is None:
+                raise TransportError("the stream did not begin in time", kind=FailureKind.TIMEOUT)
+            self._plan.proved(now=self._clock.now())
+            if self._heard:
+                host.missed("the stream was opened again: what was pushed meanwhile is not known")
+            self._heard = True
+            self._tried()
+            while True:
+                chunk: bytes | None = None
+                with anyio.move_on_after(SILENCE if alive else None) as patience:
+                    chunk = await anext(opened.chunks, None)
+                if patience.cancelled_caught:
+                    raise TransportError("the stream is silent", kind=FailureKind.TIMEOUT)
+                if chunk is None:
+                    return
+                host.heard()
+                alive = alive or chunk.startswith(b":")
+                try:
+                    parser.feed(opened.unpacker.unpack(chunk))
+                finally:  # as above
+                    for event in parser.drain_events():
+                        host.deliver(event.data)
         finally:
             await opened.aclose()
 

@@ -48,6 +48,8 @@ class Capabilities:
     #: each message names its session itself, because no connection does
     names_session: bool = False
     cost: float = field(default=0.0)
+    #: a living server may need so long to answer anything here (seconds): a call in more of a hurry proves no silence
+    answers_within: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,9 @@ class LinkHost(Protocol):
         ``failure.kind`` is that of the path (an HTML page, a 503, a reset): a reply of the server with
         ``success: false`` is no failure, it is delivered like every reply.
         """
+
+    def missed(self, reason: str) -> None:
+        """Pushes may be missing from here on, and nobody can say which."""
 
     def trouble(self, failure: Failure) -> None:
         """Something was wrong and was dealt with: counted, logged, and heard as an ``error`` event."""

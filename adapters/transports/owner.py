@@ -46,6 +46,10 @@ class Owner(Protocol):
         """A push, or another message that answers nothing."""
         ...
 
+    def missed(self, transport: Transport, reason: str) -> None:
+        """Pushes of this transport may be missing from here on, and nobody can say which."""
+        ...
+
     def greeted(self, transport: Transport, answer: HelloAnswer) -> bool:
         """A server answered hello. True if calls may go to it under our session."""
         ...

@@ -17,6 +17,7 @@ from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.owner import Owner
 from devpipe.machines.config import PipeConfig
 from devpipe.machines.errors import ConfigurationError
+from devpipe.machines.protocols.profiles import Profile, profile_of
 
 if TYPE_CHECKING:
     import httpx
@@ -45,6 +46,11 @@ class TransportContext:
     proxy: str | None = None
     ssl_context: ssl.SSLContext | None = None
     server: Server | None = None  #: one of this program, reached without a network
+
+    @property
+    def profile(self) -> Profile:
+        """The kind of server that the configuration names."""
+        return profile_of(self.config.profile)
 
 
 TransportFactory: TypeAlias = Callable[[TransportContext], Transport | None]

@@ -83,6 +83,8 @@ def factory(context: TransportContext) -> Transport | None:
         dice=context.dice,
         lifecycle=config.lifecycle,
         breaker=config.breaker,
+        profile=context.profile,
+        peer=config.peer,
     )
 
 

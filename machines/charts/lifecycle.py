@@ -302,9 +302,9 @@ class LifecycleChart(PureChart[LifecycleContext]):
         self.model.out.append(Connected(transport=ctx.name, server=ev.server, latency=ev.latency))
 
     def answered(self, ev: LifecycleEvent) -> None:
-        """A later echo."""
+        """A later echo; probation is over with the first one, and its deadline with it."""
         if self.ours(ev):
-            self.model.ctx = replace(self.model.ctx, ping=None)
+            self.model.ctx = replace(self.model.ctx, ping=None, deadline=None)
 
     def found_useful(self, ev: LifecycleEvent) -> None:
         """It carries what it is for: neither young deaths nor blocks count any more."""
@@ -370,7 +370,8 @@ class LifecycleChart(PureChart[LifecycleContext]):
             self.model.ctx = replace(ctx, deadline=max(ctx.deadline, ctx.hold_until))
 
     def begin_drain(self, ev: LifecycleEvent) -> None:
-        """Let what is in flight end."""
+        """Let what is in flight end; a probation that it interrupts has no deadline any more."""
+        self.model.ctx = replace(self.model.ctx, deadline=None)
         self.model.out.append(DrainLink(generation=self.model.ctx.generation))
 
     def close(self, ev: LifecycleEvent) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from devpipe.machines.errors import Outcome
 from devpipe.machines.message import Position
+from devpipe.machines.protocols.dialect import accepted_elsewhere, nested_reply
 from devpipe.machines.protocols.envelope import ErrorBody, encode_reply
 from devpipe.machines.protocols.pushes import STREAM
 from devpipe.machines.protocols.serving import SendTo, ServiceEffect
@@ -35,7 +36,9 @@ class Delivery:
     def send(
         self, path: ServerPath, data: bytes, *, reply_to: str | None = None, error: str | None = None
     ) -> None:
-        """These bytes, as they are."""
+        """These bytes, as they are, or as the first deployed clients want them."""
+        if path.nested:
+            data = nested_reply(data)
         self.effects.append(SendTo(path=path.number, data=data, reply_to=reply_to, error=error))
 
     def refuse(
@@ -64,10 +67,24 @@ class Delivery:
             data, error = _too_large(id, data, path.limit, wall), "reply_too_large"
         self.send(path, data, reply_to=id, error=error)
 
-    def accepted(self, path: ServerPath, id: str | None, *, wall: int) -> None:
-        """The handler runs on; its reply will come."""
-        data = encode_reply(reply_to=id, type="accepted", timestamp=wall)
+    def accepted(self, path: ServerPath, id: str | None, *, wall: int, elsewhere: bool = False) -> None:
+        """The handler runs on; its reply will come. ``elsewhere``: to a client that would take this for the reply."""
+        if elsewhere:
+            data = accepted_elsewhere(id, timestamp=wall)
+        else:
+            data = encode_reply(reply_to=id, type="accepted", timestamp=wall)
         self.effects.append(SendTo(path=path.number, data=data, reply_to=id, accepted=True))
+
+    # --- clients without a session ----------------------------------------------------------------------
+
+    def listeners(self, *, streams: bool = False) -> list[ServerPath]:
+        """Where they hear pushes; ``streams``: only where they hear late replies too."""
+        return [p for p in self.paths.values() if p.listening and (p.transport == "stream" or not streams)]
+
+    def broadcast(self, data: bytes, *, reply_to: str | None = None) -> None:
+        """A push for all of them, or a late reply: nobody knows whose stream is whose, and ids are not guessed."""
+        for path in self.listeners(streams=reply_to is not None):
+            self.effects.append(SendTo(path=path.number, data=data, reply_to=reply_to))
 
     # --- what waits -----------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import msgspec
 
 from devpipe.machines.errors import FailureKind, InvalidMessage, TransportError
 from devpipe.machines.message import Message, Position, Priority
+from devpipe.machines.protocols.timestamps import iso_text, read_time
 
 __all__ = [
     "Envelope",
@@ -140,15 +141,21 @@ def encode_request(
     expires_at: int | None = None,
     session: str | None = None,
     server: str | None = None,
+    more: bytes = b"",
+    iso: bool = False,
 ) -> bytes:
-    """The envelope of a request around a payload that is JSON already; times in milliseconds."""
+    """The envelope of a request around a payload that is JSON already; times in milliseconds.
+
+    ``more``: further members, as JSON that begins with a comma; ``iso``: write the timestamp as an ISO text.
+    """
     parts = [
         b'{"id":"',
         id.encode(),
         b'","type":',
         _encoder.encode(type),
         b',"timestamp":',
-        str(timestamp).encode(),
+        b'"' + iso_text(timestamp).encode() + b'"' if iso else str(timestamp).encode(),
+        more,
     ]
     if priority is not Priority.NORMAL:
         parts += (b',"priority":"', priority.name.lower().encode(), b'"')
@@ -182,23 +189,15 @@ def encode_reply(
     return b"".join(parts)
 
 
-def encode_push(*, type: str, payload: bytes, timestamp: int, epoch: str, offset: int) -> bytes:
-    """The envelope of a push at a place in its history."""
-    return b"".join(
-        (
-            b'{"type":',
-            _encoder.encode(type),
-            b',"timestamp":',
-            str(timestamp).encode(),
-            b',"epoch":',
-            _encoder.encode(epoch),
-            b',"offset":',
-            str(offset).encode(),
-            b',"payload":',
-            payload,
-            b"}",
-        )
-    )
+def encode_push(
+    *, type: str, payload: bytes, timestamp: int, epoch: str | None = None, offset: int = 0
+) -> bytes:
+    """The envelope of a push at a place in its history; without ``epoch``, of one that is in none."""
+    parts = [b'{"type":', _encoder.encode(type), b',"timestamp":', str(timestamp).encode()]
+    if epoch is not None:
+        parts += (b',"epoch":', _encoder.encode(epoch), b',"offset":', str(offset).encode())
+    parts += (b',"payload":', payload, b"}")
+    return b"".join(parts)
 
 
 def priority_of(envelope: Envelope) -> Priority:
@@ -219,7 +218,7 @@ def to_message(envelope: Envelope, *, session: str | None = None, transport: str
         id=envelope.reply_to or envelope.id,
         type=envelope.type,
         raw=envelope.payload or None,
-        timestamp=timestamp if isinstance(timestamp, (int, float)) else 0,
+        timestamp=timestamp if isinstance(timestamp, (int, float)) else read_time(timestamp) or 0,
         priority=priority_of(envelope) if envelope.priority is not None else Priority.NORMAL,
         session=session,
         position=None

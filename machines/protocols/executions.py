@@ -16,6 +16,7 @@ from devpipe.machines.config import ServerConfig
 from devpipe.machines.errors import Outcome
 from devpipe.machines.protocols.delivery import Delivery
 from devpipe.machines.protocols.envelope import Envelope, ErrorBody, encode_reply, excerpt, priority_of
+from devpipe.machines.protocols.profiles import profile_of
 from devpipe.machines.protocols.replies import Verdict, digest_of
 from devpipe.machines.protocols.serving import CancelHandler, HandlerEnded, RunHandler
 from devpipe.machines.protocols.sessions import Run, ServerPath, ServerSession, Sessions
@@ -38,6 +39,7 @@ class Executions:
         self._config = config
         self._types = types
         self._out = out
+        self._sessions = profile_of(config.profile).sessions  #: clients without one are not what was expected
         self._runs: dict[int, Run] = {}
         self._by_id: dict[tuple[str, str], int] = {}  #: (session, id) of what runs and is not answered
         self._count = 0
@@ -185,8 +187,9 @@ class Executions:
         )
 
     def _hold_until(self, path: ServerPath, session: ServerSession | None, *, now: float) -> float | None:
-        # a client without a session could never have the reply after a 202: it waits for as long as it likes
-        return now + self._config.hold if path.http and session is not None else None
+        # a client without a session could never have the reply after a 202: it waits for as long as it likes,
+        # unless its kind has streams on which replies of others are heard too
+        return now + self._config.hold if path.http and (session is not None or not self._sessions) else None
 
     def _join(self, path: ServerPath, session: ServerSession, id: str, *, now: float) -> None:
         number = self._by_id[(session.id, id)]
@@ -239,13 +242,21 @@ class Executions:
             self._announce(run, wall=wall)
         for asked, until in list(run.asked.items()):
             if until is not None and until <= now:
+                alone = run.session is None
+                if alone and (run.id is None or not self._out.listeners(streams=True)):
+                    run.asked[asked] = (
+                        None  # nobody would hear the reply later: it is held for as long as it takes
+                    )
+                    continue
                 del run.asked[asked]
                 path = self._out.paths.get(asked)
                 if path is not None:
-                    self._out.accepted(path, run.id, wall=wall)
+                    self._out.accepted(path, run.id, wall=wall, elsewhere=alone)
         self._due.arm(number, run.due())
 
     def _announce(self, run: Run, *, wall: int) -> None:
+        if run.session is None and not self._sessions:
+            return  # such a client would take it for the reply
         stream = None if run.session is None else run.session.stream
         told: set[int] = set()
         for asked in run.asked:
@@ -268,9 +279,12 @@ class Executions:
             if path is not None:
                 self._out.reply(path, id, data, wall=wall, error=None if error is None else error.code)
                 sent = True
-        if not sent and session is not None and id is not None:
-            session.add_late(id)
-            self._out.flush(session, wall=wall)
+        if not sent and id is not None:
+            if session is not None:
+                session.add_late(id)
+                self._out.flush(session, wall=wall)
+            else:
+                self._out.broadcast(data, reply_to=id)
 
 
 def _expiry(envelope: Envelope) -> float | None:

@@ -33,6 +33,7 @@ __all__ = [
     "read_beat",
     "request_id",
     "request_name",
+    "response_id",
     "response_name",
     "scan_client",
     "scan_requests",
@@ -65,6 +66,11 @@ def push_name(number: int) -> str:
 def request_id(name: str) -> str | None:
     """The id that a file in ``requests`` names, None if it is no request."""
     return _between(name, "request_")
+
+
+def response_id(name: str) -> str | None:
+    """The id that a response's file names, None if it is no response."""
+    return _between(name, "response_")
 
 
 def client_of(id: str) -> str | None:

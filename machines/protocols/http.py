@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from devpipe.machines.errors import ConfigurationError, FailureKind, TransportError
 from devpipe.machines.inputs import Failure
+from devpipe.machines.protocols.dialect import peer_answer, peer_refusal
 from devpipe.machines.protocols.envelope import (
     NOT_NOW,
     Envelope,
@@ -65,7 +66,14 @@ class Target:
     loopback: bool
 
 
-def target_of(server_url: str, *, prefix: str, has_token: bool) -> Target:
+def target_of(
+    server_url: str,
+    *,
+    prefix: str,
+    has_token: bool,
+    message_path: str = "/message",
+    stream_path: str = "/stream",
+) -> Target:
     """The addresses behind ``server_url`` (``http`` or ``https``, with or without a path).
 
     Raises ``ConfigurationError`` if it is no such address, holds credentials, or would carry a token in clear text
@@ -89,7 +97,7 @@ def target_of(server_url: str, *, prefix: str, has_token: bool) -> Target:
             f"a token would go to {host} in clear text: give an https address, or no token"
         )
     base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}{prefix.rstrip('/')}"
-    return Target(message=base + "/message", stream=base + "/stream", secure=secure, loopback=loopback)
+    return Target(message=base + message_path, stream=base + stream_path, secure=secure, loopback=loopback)
 
 
 def _is_loopback(host: str) -> bool:
@@ -139,8 +147,10 @@ class Unserved:
 Reading: TypeAlias = Delivered | Accepted | Unserved
 
 
-def read_answer(answer: Answer, *, call_id: str, wall: float) -> Reading:
+def read_answer(answer: Answer, *, call_id: str, wall: float, foreign: bool = False) -> Reading:
     """What a response to a message means. ``wall``: seconds since 1970, for a ``Retry-After`` that is a date.
+
+    ``foreign``: it is a deployed server's, in its own dialect.
 
     A 401 is always ``Unserved`` (auth), whatever its body: the caller may have a newer token.
     """
@@ -151,14 +161,19 @@ def read_answer(answer: Answer, *, call_id: str, wall: float) -> Reading:
         return _unserved(answer, FailureKind.PROTOCOL, "a redirect, which is never followed", wall=wall)
     if not is_json(answer.content_type):
         return _strange(answer, wall=wall)
+    body = answer.body
     try:
-        envelope = decode(answer.body)
+        if foreign and status < 300:
+            body = peer_answer(body, call_id=call_id)
+        elif foreign:
+            body = peer_refusal(body, call_id=call_id)
+        envelope = decode(body)
     except TransportError as broken:
         return _strange(answer, wall=wall, words=str(broken))
     if envelope.reply_to == call_id:
-        if status == 202 or envelope.type == "accepted":
-            return Accepted(data=answer.body)
-        return Delivered(data=answer.body)
+        if (status == 202 and not foreign) or envelope.type == "accepted":
+            return Accepted(data=body)
+        return Delivered(data=body)
     if envelope.reply_to is not None:
         words = f"a reply to another message: {excerpt(envelope.reply_to)}"
         return _unserved(answer, FailureKind.PROTOCOL, words, wall=wall)

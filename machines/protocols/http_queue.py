@@ -40,13 +40,14 @@ PRIORITY_OF = {
 class SendQueue:
     """Calls that wait, and the places of those that are under way.
 
-    ``limit``: calls that may wait. Probes are not refused while fewer than ``MAX_PROBES`` of them wait.
+    ``limit``: calls that may wait. ``probes``: the types of probes. Probes are not refused while fewer than ``MAX_PROBES`` of them wait.
     """
 
     #: Probes that may wait: each replaces what the one before asked, more of them would only be a leak.
     MAX_PROBES = 64
 
-    def __init__(self, *, limit: int, slots: int) -> None:
+    def __init__(self, *, limit: int, slots: int, probes: frozenset[str] = PROBES) -> None:
+        self._types = probes
         self._limit = limit
         self._slots = slots
         self._busy: set[int] = set()  #: ``id()`` of the calls under way, so that a repeat of one is another
@@ -78,7 +79,7 @@ class SendQueue:
 
     def put(self, call: Call, *, now: float) -> None:
         """Let a call wait for its turn. Raises ``QueueFull``."""
-        if call.type in PROBES:
+        if call.type in self._types:
             if len(self._probes) >= self.MAX_PROBES:
                 raise QueueFull(
                     f"{self.MAX_PROBES} probes wait already", limit=self.MAX_PROBES, message_id=call.id

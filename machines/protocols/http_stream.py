@@ -182,9 +182,10 @@ def read_attach(payload: bytes) -> tuple[str, int] | None:
 
 
 class StreamPlan:
-    """Whether to open the stream or to poll, and after which wait."""
+    """Whether to open the stream or to poll, and after which wait. ``polling=False``: the server knows no polls."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, polling: bool = True) -> None:
+        self._polling = polling
         self.why = ""  #: why pushes are polled, "" while they are not
         self._polls_until: float | None = None
         self._proven_at: float | None = None
@@ -219,12 +220,16 @@ class StreamPlan:
     ) -> float:
         """The stream, or the attempt to open one, is over. Returns the seconds until the next step."""
         proven_at, self._proven_at = self._proven_at, None
-        if proven_at is None:
+        if not self._polling:
+            self.why = failure.reason
+            if for_good:
+                return STREAM_AGAIN
+        elif proven_at is None:
             self._unproven += 1
             if for_good or self._unproven >= TRIES:
                 self._poll(failure.reason, now=now)
                 return 0.0
-        elif now - proven_at >= STEADY:
+        if proven_at is not None and now - proven_at >= STEADY:
             self._losses = 0
         return self._wait(failure, jitter=jitter, retry_ms=retry_ms)
 

@@ -30,15 +30,18 @@ from devpipe.machines.protocols.control import (
     read_control,
 )
 from devpipe.machines.protocols.delivery import Delivery
+from devpipe.machines.protocols.dialect import HANDSHAKE, PONGS, adapt_request, speaks_nested
 from devpipe.machines.protocols.envelope import (
     MAX_ID_CHARS,
     Envelope,
     ErrorBody,
     decode,
     encode_payload,
+    encode_push,
     encode_reply,
 )
 from devpipe.machines.protocols.executions import BUSY_FOR, Executions
+from devpipe.machines.protocols.profiles import profile_of
 from devpipe.machines.protocols.pushes import STREAM
 from devpipe.machines.protocols.serving import (
     Arrived,
@@ -60,6 +63,9 @@ __all__ = ["MAX_BAD_MESSAGES", "Service"]
 #: A connection is closed after so many messages that could not be read: it does not speak our language.
 MAX_BAD_MESSAGES = 100
 
+#: What deployed clients say that is no request.
+SMALL_TALK = PONGS | {HANDSHAKE}
+
 CLOSING = ErrorBody(code="closing", message="the server is going away", outcome="rejected")
 
 
@@ -74,6 +80,8 @@ class Service:
         self.config = config
         self.identity = identity
         self.bad_messages = 0  #: that could not be read, over all paths
+        self._profile = profile_of(config.profile)
+        self._types = types
         self._sessions = Sessions(config, epochs)
         self._out = Delivery()
         self._executions = Executions(config=config, types=types, out=self._out)
@@ -137,7 +145,16 @@ class Service:
         return (
             self._sessions.snapshot(),
             tuple(
-                (p.number, p.transport, p.limit, p.session.id if p.session else None, p.poll, p.bad)
+                (
+                    p.number,
+                    p.transport,
+                    p.limit,
+                    p.session.id if p.session else None,
+                    p.poll,
+                    p.bad,
+                    p.listening,
+                    p.nested,
+                )
                 for p in self._out.paths.values()
             ),
             self._executions.snapshot(),
@@ -151,10 +168,10 @@ class Service:
         sessions, paths, executions, held, self._closing, self.bad_messages = state
         self._sessions.restore(sessions)
         self._out.paths.clear()
-        for number, transport, limit, session, poll, bad in paths:
+        for number, transport, limit, session, poll, bad, listening, nested in paths:
             path = self._out.paths[number] = ServerPath(number, transport, limit)
             path.session = None if session is None else self._sessions.get(session)
-            path.poll, path.bad = poll, bad
+            path.poll, path.bad, path.listening, path.nested = poll, bad, listening, nested
         self._executions.restore(executions, self._sessions)
         self._held = Timetable()
         for number, at in held:
@@ -165,7 +182,7 @@ class Service:
     def _bind(self, path: ServerPath, session: ServerSession) -> None:
         if path.session is not session:
             self._unbind(path)
-            path.session = session
+            path.session, path.listening = session, False
             if path.transport != "folder":  # a folder tells nobody that its client has gone
                 session.paths.add(path.number)
 
@@ -197,6 +214,9 @@ class Service:
 
     def _stream_opened(self, item: StreamOpened, *, now: float, wall: int) -> None:
         path = self._out.paths[item.path] = ServerPath(item.path, "stream", item.max_message_bytes)
+        if not (item.session or self._profile.sessions or self._closing):
+            path.listening = True
+            return
         session = self._sessions.get(item.session)
         if session is None or item.server != self.identity or self._closing:
             code = "closing" if self._closing else "session_unknown"
@@ -233,6 +253,8 @@ class Service:
         except TransportError as error:
             self._bad(path, None, str(error)[:300], wall=wall)
             return
+        if not self._profile.sessions:
+            self._adapt(path, envelope, wall=wall)
         try:
             control = read_control(envelope)
         except msgspec.ValidationError as error:
@@ -244,6 +266,13 @@ class Service:
             self._out.refuse(path, envelope.id, "closing", "the server is going away", wall=wall)
         else:
             self._dispatch(path, envelope, control, now=now, wall=wall)
+
+    def _adapt(self, path: ServerPath, envelope: Envelope, *, wall: int) -> None:
+        """A deployed client's message becomes one of ours; what it is told is told in its own way."""
+        path.nested = path.http and speaks_nested(envelope)
+        if path.transport == "websocket" and path.session is None:
+            path.listening = True  # until it says hello
+        adapt_request(envelope, types=self._types, wall=wall)
 
     def _bad(self, path: ServerPath, id: str | None, message: str, *, wall: int) -> None:
         self.bad_messages += 1
@@ -277,6 +306,10 @@ class Service:
             if control is not None and envelope.id is not None:
                 session.replies.note(envelope.id)
         match control:
+            case None if not self._profile.sessions and envelope.type in SMALL_TALK - set(self._types):
+                if self._once(path) or envelope.type == HANDSHAKE:
+                    data = encode_reply(reply_to=envelope.id, timestamp=wall)
+                    self._out.send(path, data, reply_to=envelope.id)
             case None:
                 self._executions.request(path, envelope, session, now=now, wall=wall)
             case Probe():
@@ -290,11 +323,15 @@ class Service:
             case Cancel():
                 if session is not None:
                     self._executions.cancel(session, control.id, wall=wall)
-                if path.http:  # an exchange wants an answer, whatever was asked
+                if self._once(path):  # an exchange wants an answer, whatever was asked
                     data = encode_reply(reply_to=envelope.id, timestamp=wall)
                     self._out.send(path, data, reply_to=envelope.id)
             case _ as never:
                 assert_never(never)
+
+    def _once(self, path: ServerPath) -> bool:
+        """True if this path is one exchange: HTTP, or one request of a deployed client in a folder."""
+        return path.http or (path.transport == "folder" and not self._profile.sessions)
 
     def _unknown_session(self, path: ServerPath, id: str | None, *, wall: int) -> None:
         self._out.refuse(path, id, "session_unknown", "this server does not know the session", wall=wall)
@@ -424,3 +461,5 @@ class Service:
             if item.session is None or item.session == session.name:
                 session.pushes.append(item.type, item.payload, timestamp=wall)
                 self._out.flush(session, wall=wall)
+        if item.session is None and not self._profile.sessions:
+            self._out.broadcast(encode_push(type=item.type, payload=item.payload, timestamp=wall))

@@ -27,7 +27,7 @@ def session_name(session: str) -> str:
 class ServerPath:
     """One way to a client, while it is open."""
 
-    __slots__ = ("bad", "http", "limit", "number", "poll", "session", "transport")
+    __slots__ = ("bad", "http", "limit", "listening", "nested", "number", "poll", "session", "transport")
 
     def __init__(self, number: int, transport: str, limit: int) -> None:
         self.number = number
@@ -39,6 +39,8 @@ class ServerPath:
         )
         self.poll: tuple[str, int] | None = None  #: the id of the poll that is held here, and its place
         self.bad = 0  #: messages that could not be read
+        self.listening = False  #: a client without a session hears all pushes here
+        self.nested = False  #: it looks for its reply inside ``response``
 
 
 class ServerSession:

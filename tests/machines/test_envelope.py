@@ -154,7 +154,8 @@ def test_priorities_that_nobody_knows_are_normal() -> None:
     assert priority_of(decode(b'{"type":"a","priority":"urgent"}')) is Priority.NORMAL
     assert priority_of(decode(b'{"type":"a","priority":3}')) is Priority.NORMAL
     assert to_message(decode(b'{"type":"a","priority":"low"}')).priority is Priority.LOW
-    assert to_message(decode(b'{"type":"a","timestamp":"2025-07-01T00:00:00Z"}')).timestamp == 0
+    assert to_message(decode(b'{"type":"a","timestamp":"2025-07-01T00:00:00Z"}')).timestamp == 1751328000000
+    assert to_message(decode(b'{"type":"a","timestamp":"yesterday"}')).timestamp == 0
 
 
 @pytest.mark.parametrize("id", ["a", "A_b-9", "x" * 64])

@@ -19,6 +19,7 @@ from devpipe.machines.protocols.folder import (
     read_beat,
     request_id,
     request_name,
+    response_id,
     response_name,
     scan_client,
     scan_requests,
@@ -28,6 +29,7 @@ from devpipe.machines.protocols.folder import (
 def test_names_are_made_of_ids_and_read_back() -> None:
     assert request_name("abc-1") == "request_abc-1.json" and request_id("request_abc-1.json") == "abc-1"
     assert response_name("abc-1") == "response_abc-1.json" and push_name(7) == "push_7.json"
+    assert response_id("response_abc-1.json") == "abc-1" and response_id("request_abc-1.json") is None
     assert client_of("abc-1") == "abc" and client_of("a-b-1") == "a-b"
     assert client_of("abc") is None and client_of("-1") is None
 

@@ -69,6 +69,17 @@ def test_three_streams_without_a_proof_and_pushes_are_polled_until_later() -> No
     assert plan.polls(now=STREAM_AGAIN)
 
 
+def test_with_a_server_that_knows_no_polls_the_stream_is_tried_again_for_ever() -> None:
+    plan = StreamPlan(polling=False)
+    waits = [plan.ended(BROKEN, now=0.0, jitter=1.0) for _ in range(12)]
+    assert waits[:3] == [1.0, 1.5, 2.25] and waits[-1] == 10.0
+    assert not plan.polls(now=0.0) and plan.why == "broken"
+    assert plan.ended(BROKEN, now=0.0, jitter=1.0, for_good=True) == STREAM_AGAIN
+    plan.proved(now=0.0)
+    assert plan.why == ""
+    assert plan.ended(BROKEN, now=STEADY, jitter=1.0) == 1.0
+
+
 def test_a_proof_ends_the_polling_and_its_count() -> None:
     plan = StreamPlan()
     plan.held_back(now=0.0, seconds=5.0)

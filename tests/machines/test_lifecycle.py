@@ -366,6 +366,22 @@ def test_an_idle_path_has_a_heartbeat() -> None:
     assert lifecycle.next_deadline() == 61.0
 
 
+@pytest.mark.parametrize("way", ["a second proof", "draining"])
+def test_the_deadline_of_probation_ends_with_it_whatever_ends_it(way: str) -> None:
+    lifecycle = probation(probation_period=5.0, heartbeat_interval=100.0)
+    if way == "draining":
+        feed(lifecycle, Drain(), now=1.0)
+    else:
+        feed(lifecycle, CallsWaiting(since=0.0, span=30.0), now=0.0)
+        lifecycle.handle_deadline(now=3.0)
+        feed(lifecycle, Proved(generation=1, nonce=nonce(lifecycle), server="S", latency=0.1), now=3.1)
+        feed(lifecycle, CallsWaiting(since=None, span=None), now=3.2)
+    state = lifecycle.state
+    for second in range(4, 60):
+        lifecycle.handle_deadline(now=second)
+    assert lifecycle.state is state
+
+
 def test_a_second_proof_ends_probation_and_later_ones_change_nothing() -> None:
     lifecycle = probation()
     feed(lifecycle, Resumed(slept=9.0), now=1.0)

@@ -35,7 +35,7 @@ async def doctor() -> None:
 
 
 async def serve() -> None:
-    server = devpipe.Server()
+    server = devpipe.Server(profile="vaultpilot")
 
     @server.handler("echo")
     async def echo(message: devpipe.Message) -> object:

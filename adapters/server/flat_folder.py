@@ -1,0 +1,221 @@
+"""The flat folder of deployed clients: requests appear in place and half written, responses are put beside them.
+
+Such clients remove nothing, and neither do we what is theirs. ``claims`` is the memory of what was taken, by this
+process, an earlier one or another: what stands there is never run again, and its response is removed with it when both
+are surely old. A request that is too old when it is first seen is left alone: nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.abc import TaskStatus
+
+from devpipe.adapters.ports.folder import Directory, draft_name, open_directory
+from devpipe.adapters.ports.watcher import Watcher
+from devpipe.machines.config import FolderConfig
+from devpipe.machines.errors import ConfigurationError
+from devpipe.machines.message import Position
+from devpipe.machines.protocols.dialect import file_response, is_whole
+from devpipe.machines.protocols.folder import (
+    is_orphan,
+    request_id,
+    response_name,
+    scan_requests,
+)
+
+if TYPE_CHECKING:
+    from devpipe.adapters.server.server import Server
+
+__all__ = ["FlatFolderServer"]
+
+log = logging.getLogger("devpipe.server.folder")
+
+ENVELOPE_ROOM = 4096
+#: Seconds after which a request that is no JSON is not being written any more, and is refused.
+PATIENCE = 10.0
+#: Old claims are looked for this often (seconds).
+SWEEP_EVERY = 60.0
+
+
+class FlatFolderServer:
+    """Serves the flat folder ``root`` for ``server``; ``run`` is its life."""
+
+    def __init__(self, server: Server, root: FilePath, *, config: FolderConfig) -> None:
+        self._server = server
+        self._path = root
+        self._config = config
+        self._wake = anyio.Event()
+        self._known: set[str] = set()  #: names of the last listing that need no further look
+        self._half: dict[str, float] = {}  #: of the others, since when they are there and are not whole
+        self._sweep_at = 0.0
+        self.refused = 0  #: entries that were no requests, or came too late, and were left alone
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Serve until cancelled. Raises ``ConfigurationError`` if the folder cannot be served."""
+        config = self._config
+        opened: list[Directory] = []
+        try:
+            try:
+                self._root = open_directory(self._path, make=True, allow_shared=config.allow_shared)
+                opened.append(self._root)
+                self._tmp = self._root.sub(config.tmp, make=True)
+                opened.append(self._tmp)
+                self._claims = self._root.sub(config.claims, make=True)
+                opened.append(self._claims)
+            except OSError as error:
+                raise ConfigurationError(
+                    f"the folder {str(self._path)!r} cannot be served: {error.strerror or error}"
+                ) from error
+            watcher = Watcher(self._root.path, self._stir)
+            if not config.polling:
+                watcher.start()
+            try:
+                task_status.started()
+                await self._serve()
+            finally:
+                watcher.stop()
+        finally:
+            for directory in opened:
+                directory.close()
+
+    def _stir(self) -> None:
+        self._wake.set()
+
+    async def _serve(self) -> None:
+        while True:
+            now = self._server.clock.now()
+            if now >= self._sweep_at:
+                self._sweep_at = now + SWEEP_EVERY
+                self._sweep()
+            self._take_all(now)
+            self._wake = anyio.Event()
+            with anyio.move_on_after(self._config.rescan_interval):
+                await self._wake.wait()
+
+    def _take_all(self, now: float) -> None:
+        try:
+            names = set(self._root.names())
+            claimed = set(self._claims.names())
+        except OSError as error:
+            log.warning("the requests cannot be listed: %s", error.strerror or error)
+            return
+        self._known &= names
+        self._half = {name: since for name, since in self._half.items() if name in names}
+        # the old ones are left out before the scan counts: they never make room by themselves
+        new = [name for name in names - self._known - claimed if name.startswith("request_")]
+        old = 0
+        for name in scan_requests(new).names:
+            if response_name(name[len("request_") : -len(".json")]) in names:
+                self._known.add(name)  # answered before our time
+            elif self._is_old(name):
+                self._known.add(name)
+                old += 1
+            else:
+                self._look(name, now)
+        if old:  # one line: they may be years of requests that nobody removes
+            self.refused += old
+            log.warning("%d requests in the folder are too old: nobody waits for them", old)
+        for name in new:
+            if request_id(name) is None:
+                self._leave(name, "its name holds no id")
+
+    def _is_old(self, name: str) -> bool:
+        try:
+            modified = self._root.modified(name)
+        except OSError:
+            return False  # reading it says what is wrong with it
+        return modified is not None and self._server.clock.wall() - modified > self._config.request_max_age
+
+    def _look(self, name: str, now: float) -> None:
+        id = name[len("request_") : -len(".json")]
+        try:
+            data = self._root.read(name, self._server.config.max_message_bytes + ENVELOPE_ROOM)
+            if not is_whole(data) and now - self._half.setdefault(name, now) < PATIENCE:
+                return  # its writer is at it: the next look will tell
+            self._claims.write(name, b"", durability=self._config.durability)
+        except FileNotFoundError:
+            return  # taken back while we looked
+        except FileExistsError:
+            self._known.add(name)  # another process has it
+            return
+        except OSError as error:
+            self._leave(name, error.strerror or str(error))
+            return
+        self._known.add(name)
+        self._server.receive(data, _Exchange(self, id, self._config.max_message_bytes))
+
+    def _leave(self, name: str, why: str) -> None:
+        self._known.add(name)
+        self.refused += 1
+        log.warning("%r in the folder was left alone: %s", name[:80], why)
+
+    def _sweep(self) -> None:
+        """Remove our own responses that are surely old, with the claims that say that they are ours, and our drafts."""
+        wall, age = self._server.clock.wall(), max(self._config.orphan_age, self._config.request_max_age)
+        try:
+            for name in self._tmp.names():
+                modified = self._tmp.modified(name)
+                if modified is not None and is_orphan(modified=modified, now=wall, age=age):
+                    self._tmp.remove(name)
+            for name in self._claims.names():
+                modified, id = self._claims.modified(name), request_id(name)
+                if (
+                    id is not None
+                    and modified is not None
+                    and is_orphan(modified=modified, now=wall, age=age)
+                ):
+                    self._root.remove(response_name(id))
+                    self._claims.remove(name)
+        except OSError as error:
+            log.warning("old responses cannot be removed: %s", error.strerror or error)
+
+    def answer(self, id: str, data: bytes) -> None:
+        """Put a response where its client looks for it: whole when its name appears."""
+        draft = draft_name()
+        durability = self._config.durability
+        try:
+            self._tmp.write(draft, file_response(data, id=id), durability=durability)
+            try:
+                self._tmp.move_to(draft, self._root, response_name(id))
+            except BaseException:
+                self._tmp.remove(draft)
+                raise
+            if durability == "full":
+                self._root.sync()
+        except OSError as error:
+            log.warning("%s cannot be written: %s", response_name(id), error.strerror or error)
+
+    def forget(self, exchange: _Exchange) -> None:
+        """This request is answered, or never will be."""
+        self._server.drop(exchange)
+
+
+class _Exchange:
+    """One request and its response."""
+
+    transport = "folder"
+
+    def __init__(self, folder: FlatFolderServer, id: str, limit: int) -> None:
+        self.max_message_bytes = limit
+        self._folder = folder
+        self._id = id
+
+    def send(
+        self,
+        data: bytes,
+        *,
+        reply_to: str | None = None,
+        position: Position | None = None,
+        accepted: bool = False,
+        error: str | None = None,
+    ) -> None:
+        if not accepted and position is None:
+            self._folder.answer(self._id, data)
+            self._folder.forget(self)
+
+    def close(self, code: int, error: str) -> None:
+        self._folder.forget(self)
