@@ -375,12 +375,16 @@ class ServerConfig:
     max_streams: int = 1000
     allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     allowed_origins: tuple[str, ...] = ()
+    error_status: int = 200  #: of a handler's error over HTTP; some clients look at nothing but the status
     session_ttl: float = 3600.0  #: a session nobody has used for so long is forgotten, and then refused
 
     def __post_init__(self) -> None:
         with _Table("server", self) as table:
             table.check(self.profile in PROFILES, "profile", f"one of {', '.join(PROFILES)}")
             table.path("prefix", "message_path", "stream_path", "health_path")
+            status = self.error_status
+            allowed = isinstance(status, int) and (status == 200 or 400 <= status <= 599)
+            table.check(allowed, "error_status", "200, or a status from 400 to 599")
             for path in self.websocket_paths:
                 table.check(_is_path(path), "websocket_paths", "paths that begin with / and have no query")
             table.count("max_message_bytes", "websocket_max_message_bytes", "max_sessions", "max_replies")

@@ -145,7 +145,8 @@ class Application:
                 await _discard(receive)
             await self._refuse(receive, send, body)
             return
-        exchange = _Exchange(self._server.config.max_message_bytes)
+        config = self._server.config
+        exchange = _Exchange(config.max_message_bytes, error_status=config.error_status)
         self._server.receive(body, exchange)
         try:
             answer = await self._wait(exchange, receive)
@@ -245,8 +246,9 @@ class _Exchange:
 
     transport = "http"
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, error_status: int) -> None:
         self.max_message_bytes = limit
+        self._error_status = error_status
         self._answer: _Answer | None = None
         self._waiter: Waiter | None = None
 
@@ -267,7 +269,7 @@ class _Exchange:
         error: str | None = None,
     ) -> None:
         if self._answer is None:
-            status = 202 if accepted else 200 if error is None else STATUS.get(error, 200)
+            status = 202 if accepted else 200 if error is None else STATUS.get(error, self._error_status)
             self._answer = (status, data, RETRY if status == 503 else ())
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)

@@ -334,6 +334,17 @@ async def test_a_deployed_client_is_told_what_went_wrong(via: str) -> None:
         assert reply["success"] is False and reply["error"]["code"] == "unknown_type"
 
 
+async def test_a_client_that_looks_at_nothing_but_the_status_can_be_told_of_errors_too() -> None:
+    async with deployed_client(config=devpipe.ServerConfig(error_status=500)) as (world, peer):
+        assert "HTTP 500" in (await peer.ask("http", "refuse"))["broken"]
+        assert (await peer.ask("http", "echo", 1))["payload"] == 1
+        for settings in ({"profile": "vaultpilot"}, {"http.prefix": "/api/v1/devpipe"}):
+            async with devpipe.connect(world.url, transports=["http"], settings=settings) as pipe:
+                with pytest.raises(devpipe.HandlerError) as caught:
+                    await pipe.send("refuse", timeout=10)
+                assert caught.value.code == "BUDGET_EXCEEDED"
+
+
 @pytest.mark.parametrize("via", ["websocket", "stream"])
 async def test_a_deployed_client_hears_what_is_pushed_to_all(via: str) -> None:
     async with deployed_client() as (world, peer):

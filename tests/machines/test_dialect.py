@@ -376,5 +376,7 @@ def test_folder_names_and_paths_are_checked() -> None:
         FolderConfig(tmp="claims")
     with pytest.raises(ConfigurationError, match="websocket_paths"):
         ServerConfig(websocket_paths=("ws",))
+    with pytest.raises(ConfigurationError, match="error_status"):
+        ServerConfig(error_status=302)
     with pytest.raises(ConfigurationError, match="profile"):
         PipeConfig(folder="x", profile="strange")
