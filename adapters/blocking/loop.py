@@ -71,6 +71,7 @@ class Loop:
             # the call's own error, or Ctrl-C: then nobody waits for it any more
             if not ticket.ended.done():
                 self._soon(ticket.cancel)
+            ticket.forget()
             raise
 
     def run(self, function: Callable[[], T]) -> T:
@@ -125,14 +126,14 @@ class Loop:
 
     def _hand_over(self, ticket: _Ticket[Any]) -> None:
         with self._lock:
+            self._waiting.add(ticket)
             if self._state != "open" or not self._soon(lambda: self._begin(ticket)):
+                self._waiting.discard(ticket)
                 raise PipeClosed(
                     "the pipe is not open: use it inside 'with'"
                     if self._state == "new"
                     else "the pipe is closed: connect again"
                 )
-            self._waiting.add(ticket)
-            ticket.ended.add_done_callback(lambda _: self._waiting.discard(ticket))
 
     def _soon(self, function: Callable[[], object]) -> bool:
         """Have the loop call it; False if the loop is gone, or not there yet."""
@@ -157,6 +158,7 @@ class Loop:
             with self._lock:
                 self._state = "ended"
                 left = tuple(self._waiting)
+                self._waiting.clear()
             for ticket in left:
                 ticket.abandon()
             if not self._started.done():  # stopped before it began
@@ -181,7 +183,13 @@ class Loop:
 
     def _begin(self, ticket: _Ticket[Any]) -> None:
         if not self._ending:  # else it is told at the very end, with all that are left
-            self._tasks.start_soon(ticket.perform)
+            self._tasks.start_soon(self._perform, ticket)
+
+    async def _perform(self, ticket: _Ticket[Any]) -> None:
+        try:
+            await ticket.perform()
+        finally:
+            self._waiting.discard(ticket)
 
     def start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin a task that nobody waits for; only in the loop's thread."""
@@ -213,6 +221,10 @@ class _Ticket(Generic[T]):
             self.ended.set_exception(error)
         finally:
             self.abandon()
+
+    def forget(self) -> None:
+        """Let go of the error, whose traceback leads here: in a circle, everything in it would live on for a while."""
+        self.ended = Future()
 
     def cancel(self) -> None:
         self._cancelled = True
