@@ -218,9 +218,7 @@ class Manager:
         for effect in effects:
             self._carry_out(effect)
         if self.failover.active is None:
-            self._active = (
-                None  # lost; or left for a pin whose transport is not up yet, though nothing has failed
-            )
+            self._active = None  # lost, or left for a pin whose transport is not up yet
         for event in events:
             self._announce(event)
         self.alarm.nudge()

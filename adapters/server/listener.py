@@ -58,6 +58,45 @@ def _failed(error: Exception) -> None:
     log.info("a connection has ended with an error: %.300r", error)
 
 
+class _TrioStream:
+    """A stream that tells when the client has hung up: hypercorn would keep it until its idle time is over."""
+
+    def __init__(self, stream: trio.SocketStream, hung_up: Callable[[], Awaitable[None]]) -> None:
+        self.socket = stream.socket
+        self.send_all = stream.send_all
+        self.send_eof = stream.send_eof
+        self.aclose = stream.aclose
+        self._receive = stream.receive_some
+        self._hung_up = hung_up
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        data = b""
+        try:
+            data = await self._receive(max_bytes)
+            return bytes(data)
+        finally:
+            if not data:  # the end, or an error
+                await self._hung_up()
+
+
+class _AsyncioReader:
+    """The same for a reader of asyncio."""
+
+    def __init__(self, reader: asyncio.StreamReader, hung_up: Callable[[], Awaitable[None]]) -> None:
+        self.at_eof = reader.at_eof
+        self._read = reader.read
+        self._hung_up = hung_up
+
+    async def read(self, max_bytes: int) -> bytes:
+        data = b""
+        try:
+            data = await self._read(max_bytes)
+            return data
+        finally:
+            if not data:  # the end, or an error
+                await self._hung_up()
+
+
 async def _listen_trio(
     app: Any, config: hypercorn.Config, bound: socket.socket, ended: anyio.Event, grace: float
 ) -> None:
@@ -65,21 +104,21 @@ async def _listen_trio(
     from hypercorn.trio.tcp_server import TCPServer
     from hypercorn.trio.worker_context import WorkerContext
 
-    context = WorkerContext(None)
-    count = 0
+    contexts: set[WorkerContext] = set()  # one for each connection: each ends by itself, or with all others
 
     async def connection(stream: trio.SocketStream) -> None:
-        nonlocal count
-        if count >= MAX_CONNECTIONS:
+        if len(contexts) >= MAX_CONNECTIONS:
             await stream.aclose()
             return
-        count += 1
+        context = WorkerContext(None)
+        contexts.add(context)
+        watched = _TrioStream(stream, context.terminated.set)
         try:
-            await TCPServer(app, config, context, {}, stream)  # type: ignore[arg-type]  # it names TLS streams only
+            await TCPServer(app, config, context, {}, watched)  # type: ignore[arg-type]  # it names TLS streams only
         except Exception as error:  # one connection must never end another
             _failed(error)
         finally:
-            count -= 1
+            contexts.discard(context)
 
     bound.setblocking(False)
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.dup()))
@@ -89,7 +128,8 @@ async def _listen_trio(
             await ended.wait()
             accepting.cancel_scope.cancel()
         await listener.aclose()
-        await context.terminated.set()
+        for context in tuple(contexts):
+            await context.terminated.set()
         connections.cancel_scope.deadline = trio.current_time() + grace
 
 
@@ -107,15 +147,20 @@ async def _listen_asyncio(
     from hypercorn.asyncio.tcp_server import TCPServer
     from hypercorn.asyncio.worker_context import WorkerContext
 
-    context = WorkerContext(None)
     loop = asyncio.get_running_loop()
+    contexts: set[WorkerContext] = set()  # as above
     tasks: set[asyncio.Task[None]] = set()
 
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        context = WorkerContext(None)
+        contexts.add(context)
+        watched: Any = _AsyncioReader(reader, context.terminated.set)
         try:
-            await TCPServer(app, loop, config, context, {}, reader, writer)
+            await TCPServer(app, loop, config, context, {}, watched, writer)
         except Exception as error:  # one connection must never end another, nor reach the loop's own handler
             _failed(error)
+        finally:
+            contexts.discard(context)
 
     def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # a task of ours: asyncio's own complains about one that was cancelled
@@ -145,7 +190,8 @@ async def _listen_asyncio(
             break  # the loop of Windows has no readers
     await turns()
     server.close()
-    await context.terminated.set()
+    for context in tuple(contexts):
+        await context.terminated.set()
     await turns()
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=grace)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.abc
+import anyio.lowlevel
 import httpx
 import pytest
 from starlette.applications import Starlette
@@ -278,6 +281,32 @@ async def test_a_folder_that_cannot_be_served_is_named(make_server: Make, tmp_pa
         async with server:
             pass
     assert not server.running
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"GET /health HTTP/1.1\r\nHo", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"]
+)
+@pytest.mark.parametrize("rudely", [False, True], ids=["closed", "reset"])
+async def test_a_client_that_hangs_up_leaves_no_socket_open(
+    serving: Serving, make_server: Make, said: bytes, rudely: bool
+) -> None:
+    def open_files() -> int:
+        return len(os.listdir("/dev/fd"))
+
+    async with serving(make_server()) as served:
+        await served.http.get("/health")  # it accepts: whatever is made once is made now
+        before = open_files()
+        for _ in range(3):
+            async with await anyio.connect_tcp("127.0.0.1", served.port) as stream:
+                await stream.send(said)
+                if said.endswith(b"\r\n\r\n"):
+                    assert (await stream.receive()).startswith(b"HTTP/1.1 200")
+                if rudely:
+                    raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
+                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with anyio.fail_after(BOUND):  # less than an idle connection is kept
+            while open_files() > before:
+                await anyio.lowlevel.checkpoint()
 
 
 async def test_a_server_cannot_be_reached_through_a_closed_door(serving: Serving, make_server: Make) -> None:
