@@ -267,7 +267,7 @@ class FolderConfig:
     rescan_interval: float = 1.0
     polling: bool = False  #: for network file systems, where no notification arrives
     durability: str = "none"  #: none | file | full: which fsyncs stand between a write and its name
-    orphan_age: float = 3600.0  #: our own leftovers are swept when they are older
+    orphan_age: float = 3600.0  #: leftovers are swept when they are older, and a request is not run (seconds)
     request_max_age: float = 300.0  #: in a flat folder, an older request is not run any more
     allow_shared: bool = False  #: take a folder that others may write
     cost: float = 0.3

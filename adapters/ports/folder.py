@@ -32,7 +32,7 @@ from devpipe.machines.protocols.folder_steps import (
     Write,
 )
 
-__all__ = ["Carrier", "Directory", "NotAFile", "draft_name", "open_directory"]
+__all__ = ["Folder", "Directory", "NotAFile", "draft_name", "open_directory"]
 
 R = TypeVar("R")
 
@@ -177,8 +177,8 @@ class Directory:
         self.close()
 
 
-class Carrier:
-    """Carries programs out, step by step, in these directories. It decides nothing.
+class Folder:
+    """A shared folder by its places: it carries programs out, step by step, and decides nothing.
 
     ``now``: what time it is on the clock that stamps the files. ``durability``: of each file that is written.
     """

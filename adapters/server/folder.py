@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskStatus
 
-from devpipe.adapters.ports.folder import Carrier, Directory, draft_name, open_directory
+from devpipe.adapters.ports.folder import Directory, Folder, draft_name, open_directory
 from devpipe.adapters.ports.watcher import Watcher
 from devpipe.machines.config import FolderConfig
 from devpipe.machines.errors import ConfigurationError
@@ -99,16 +99,19 @@ class FolderServer:
             Place.TMP: self.tmp,
             Place.CLAIMS: self.claims,
         }
-        self._carrier = Carrier(self._places, now=self.files_now)
+        self._files = Folder(self._places, now=self.files_now)
 
     def files_now(self) -> float:
-        """What time it is on the clock that stamps the files, by our last beat: another machine may keep them."""
+        """What time it is on the clock that stamps the files, which another machine may keep: by the last beat.
+
+        Whoever swept looked at that beat or an earlier one, so we see what it saw even if we were frozen meanwhile.
+        """
         beat = self._root.modified("server.json")
         return self._server.clock.wall() if beat is None else beat
 
-    def at_home(self, home: Directory) -> Carrier:
+    def at_home(self, home: Directory) -> Folder:
         """Carries out what concerns the folder of one client."""
-        return Carrier(
+        return Folder(
             {**self._places, Place.HOME: home}, now=self.files_now, durability=self._config.durability
         )
 
@@ -133,7 +136,7 @@ class FolderServer:
             await anyio.sleep(BEAT)
 
     def _beat(self, count: int) -> None:
-        self._carrier.run(
+        self._files.run(
             give(draft_name(), beat_data(self._server.identity, count), Place.ROOT, "server.json")
         )
 
@@ -167,7 +170,7 @@ class FolderServer:
                     self._refuse(name, "it is no plain file")
                 return
             limit = self._server.config.max_message_bytes + ENVELOPE_ROOM
-            taken = self._carrier.run(take(name, age=self._config.orphan_age, limit=limit))
+            taken = self._files.run(take(name, age=self._config.orphan_age, limit=limit))
         except OSError as error:
             self._strange.add(name)
             self._refuse(name, error.strerror or str(error))
@@ -191,8 +194,8 @@ class FolderServer:
         """Remove what is surely old: whoever made it is gone, and nobody waits any more."""
         while True:
             try:
-                await self._sweep(self._carrier, Place.CLAIMS, self.claims)
-                await self._sweep(self._carrier, Place.TMP, self.tmp)
+                await self._sweep(self._files, Place.CLAIMS, self.claims)
+                await self._sweep(self._files, Place.TMP, self.tmp)
                 for client in self.clients.names():
                     if valid_id(client):
                         await self._sweep_home(client)
@@ -200,9 +203,9 @@ class FolderServer:
                 log.warning("the folder cannot be swept: %s", error.strerror or error)
             await anyio.sleep(self._config.orphan_age)
 
-    async def _sweep(self, carrier: Carrier, place: Place, directory: Directory) -> None:
+    async def _sweep(self, files: Folder, place: Place, directory: Directory) -> None:
         for name in directory.names():
-            carrier.run(sweep(place, name, age=self._config.orphan_age))
+            files.run(sweep(place, name, age=self._config.orphan_age))
             await anyio.lowlevel.checkpoint()  # there may be very many
 
     async def _sweep_home(self, client: str) -> None:

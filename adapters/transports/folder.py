@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 
 from devpipe.adapters.ports.clock import Clock
-from devpipe.adapters.ports.folder import Carrier, Directory, NotAFile, draft_name, open_directory
+from devpipe.adapters.ports.folder import Directory, Folder, NotAFile, draft_name, open_directory
 from devpipe.adapters.ports.watcher import Watcher
 from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.link import Capabilities, Link, LinkHost, LinkLost, Terms
@@ -129,7 +129,7 @@ class FolderLink:
             self._claims = self._keep(root.sub(self._config.claims, make=False))
             clients = self._keep(root.sub(self._config.clients, make=False))
             self._mine = self._keep(clients.sub(self._client, make=True))
-            self._carrier = Carrier(
+            self._files = Folder(
                 {
                     Place.REQUESTS: self._requests,
                     Place.TMP: self._tmp,
@@ -214,17 +214,14 @@ class FolderLink:
 
     def _write_all(self) -> None:
         assert self._host is not None  # the driver opens before it runs
-        if self._outbox and self._mine.removed:
-            # nobody could answer: a link that begins anew makes it anew
-            raise LinkLost(
-                Failure(kind=FailureKind.UNAVAILABLE, reason="our directory in the folder was removed")
-            )
+        if self._outbox:
+            self._check_home()
         for _ in range(len(self._outbox)):
             call = self._outbox.popleft()
             call.handed_over = True
             self._out[call.id] = call
             try:
-                self._carrier.run(give(draft_name(), call.data, Place.REQUESTS, request_name(call.id)))
+                self._files.run(give(draft_name(), call.data, Place.REQUESTS, request_name(call.id)))
             except OSError as error:
                 call.handed_over = False
                 del self._out[call.id]
@@ -248,7 +245,7 @@ class FolderLink:
         limit = self._config.max_message_bytes + ENVELOPE_ROOM
         for name in scan.names:
             try:
-                data = self._carrier.run(collect(name, limit=limit))
+                data = self._files.run(collect(name, limit=limit))
             except FileNotFoundError:
                 continue  # taken by an earlier link of this pipe
             except OSError as error:
@@ -277,11 +274,19 @@ class FolderLink:
         assert self._host is not None  # as above
         self._host.trouble(Failure(kind=FailureKind.PROTOCOL, reason=words))
 
+    def _check_home(self) -> None:
+        if self._mine.removed:
+            # nobody could answer or push: a link that begins anew makes it anew
+            raise LinkLost(
+                Failure(kind=FailureKind.UNAVAILABLE, reason="our directory in the folder was removed")
+            )
+
     def _look_at_beat(self) -> None:
         assert self._host is not None  # as above
         now = self._clock.now()
         if not self._beats.due(now=now):
             return  # the file is not read for every message
+        self._check_home()
         if self._beats.look(self._read_beat(), now=now):
             self._host.heard()
         if self._beats.gone:
@@ -299,7 +304,7 @@ class FolderLink:
     def _reclaim(self, call: Call) -> None:
         """Take a request back: if our claim wins, nobody has seen it."""
         try:
-            if self._carrier.run(withdraw(request_name(call.id), draft_name())):
+            if self._files.run(withdraw(request_name(call.id), draft_name())):
                 call.handed_over = False
         except OSError as error:
             self._trouble(f"the request {call.id} cannot be withdrawn: {error.strerror or error}")
@@ -314,7 +319,7 @@ class FolderLink:
         """Remove what an earlier run of ours has left, when it is surely old. Others' files are theirs."""
         try:
             for name in self._mine.names():
-                self._carrier.run(sweep(Place.HOME, name, age=self._config.orphan_age))
+                self._files.run(sweep(Place.HOME, name, age=self._config.orphan_age))
         except OSError as error:
             self._trouble(f"our directory in the folder cannot be swept: {error.strerror or error}")
 

@@ -48,6 +48,21 @@ async def test_a_client_whose_directory_was_swept_makes_it_anew(tmp_path: Path) 
         assert home.is_dir()
 
 
+async def test_a_client_that_only_listens_notices_too_that_its_directory_was_swept(tmp_path: Path) -> None:
+    folder = tmp_path / "pipe"
+    async with quick_server(folder) as server, devpipe.connect(folder=folder, settings=QUICK) as pipe:
+        subscription = pipe.receive()
+        await pipe.send("echo", 1, timeout=5)
+        await server.push("news", 1)
+        with anyio.fail_after(10):
+            assert (await subscription.__anext__()).payload == 1  # type: ignore[union-attr]  # a message
+        [home] = (folder / "clients").iterdir()
+        home.rmdir()
+        await server.push("news", 2)
+        with anyio.fail_after(10):
+            assert (await subscription.__anext__()).payload == 2  # type: ignore[union-attr]  # a message
+
+
 async def test_what_dead_clients_left_is_swept_and_what_is_not_ours_or_young_stays(tmp_path: Path) -> None:
     folder = tmp_path / "pipe"
     names = [
