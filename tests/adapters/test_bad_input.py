@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +12,9 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
+from support import open_pipe, serving
 
 import devpipe
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from support import open_pipe, serving
 
 pytestmark = pytest.mark.anyio
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-
-import devpipe
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import make_server
 
+import devpipe
 from devpipe.adapters.ports.clock import SystemClock
 from devpipe.adapters.ports.folder import Directory
 from devpipe.machines.config import FolderConfig

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,6 +20,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 import trio
+from support import server_process
 
 import devpipe
 from devpipe.adapters.client.pipe import Pipe
@@ -28,9 +28,6 @@ from devpipe.adapters.pump import Pump
 from devpipe.adapters.waiter import in_trio
 from devpipe.machines.charts.base import PureChart
 from devpipe.machines.protocols.calls import SWEEP
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from support import server_process
 
 pytestmark = pytest.mark.anyio
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import pytest
+from support import open_pipe, serving
 
 import devpipe
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from support import open_pipe, serving
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +13,11 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from support import make_server, serving
 
 import devpipe
 from devpipe.adapters.client.configuration import load_config
 from devpipe.adapters.server import flat_folder
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from support import make_server, serving
 
 pytestmark = pytest.mark.anyio
 

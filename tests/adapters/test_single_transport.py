@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import anyio
 import pytest
+from support import TRANSPORTS, World, serving
 
 import devpipe
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from support import TRANSPORTS, World, serving
 
 pytestmark = pytest.mark.anyio
 

@@ -12,22 +12,19 @@ import gc
 import logging
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import pytest
+from checkpoints import BOUND, cancel_at_every_step, cancel_at_every_turn
+from leftovers import Leftovers
+from support import TRANSPORTS, World, open_pipe, serving
 
 import devpipe
 from devpipe.adapters.client.pipe import Pipe
 from devpipe.machines.breaker import BreakerState
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from checkpoints import BOUND, cancel_at_every_step, cancel_at_every_turn
-from leftovers import Leftovers
-from support import TRANSPORTS, World, open_pipe, serving
 
 pytestmark = pytest.mark.anyio
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from checkpoints import cancel_at_every_step, cancel_at_every_turn
 
 pytestmark = pytest.mark.anyio

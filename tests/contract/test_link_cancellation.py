@@ -6,11 +6,12 @@ The driver shields the goodbye, and bounds its time; then a link is cancelled in
 from __future__ import annotations
 
 import itertools
-import sys
-from pathlib import Path
 
 import anyio
 import pytest
+from checkpoints import cancel_at_every_step
+from leftovers import Leftovers
+from support import TRANSPORTS, World, serving
 
 from devpipe.adapters.ports.clock import SystemClock, SystemDice
 from devpipe.adapters.transports.folder import FolderLink
@@ -23,11 +24,6 @@ from devpipe.machines.inputs import Failure
 from devpipe.machines.message import Priority
 from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.envelope import encode_request
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from checkpoints import cancel_at_every_step
-from leftovers import Leftovers
-from support import TRANSPORTS, World, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("name", [*TRANSPORTS, "websocket, reference"])]
 

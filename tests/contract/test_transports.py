@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import anyio
 import pytest
+from support import TRANSPORTS, open_pipe, serving
 
 import devpipe
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from support import TRANSPORTS, open_pipe, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("name", TRANSPORTS)]
 

@@ -8,12 +8,9 @@ import pty
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import anyio
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import World, serving
 
 pytestmark = pytest.mark.anyio

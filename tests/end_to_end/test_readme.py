@@ -8,14 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from model_peer import ModelPeer
+from support import serving
 
 import devpipe
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from support import serving
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,6 +56,28 @@ async def test_the_second_example_is_a_server() -> None:
     assert isinstance(server, devpipe.Server)
     async with serving(server) as world, devpipe.connect(world.url) as pipe:
         assert (await pipe.send("echo", [1], timeout=10)).payload == [1]
+
+
+@pytest.mark.anyio
+async def test_the_third_example_gets_a_model_from_the_server() -> None:
+    assert BLOCKS[2].startswith("async with devpipe.ModelSelector(")
+    async with serving(ModelPeer().server()) as world:
+        source = BLOCKS[2].replace("http://127.0.0.1:8000", world.url).replace(".devpipe", str(world.folder))
+        scope: dict[str, Any] = {"devpipe": devpipe}
+        exec("async def example():\n" + "".join(f"    {line}\n" for line in source.splitlines()), scope)
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), anyio.fail_after(20):
+            await scope["example"]()
+    assert printed.getvalue() == "m-1 it does chat well server\n"
+
+
+@pytest.mark.anyio
+async def test_the_fourth_example_needs_no_event_loop() -> None:
+    assert "import devpipe.blocking" in BLOCKS[3]
+    async with serving(ModelPeer().server()) as world:
+        source = BLOCKS[3].replace("http://127.0.0.1:8000", world.url)
+        done = await anyio.run_process([sys.executable, "-c", source], stderr=None)
+    assert done.stdout == b"m-1\n"
 
 
 def test_the_machines_are_driven_by_hand_and_print_what_the_comments_say() -> None:

@@ -16,13 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
+from support import make_server, open_pipe, server_process, serving
 
 import devpipe
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import anyio.lowlevel
-from support import make_server, open_pipe, server_process, serving
 
 pytestmark = pytest.mark.anyio
 

@@ -18,12 +18,10 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from support import World, make_server, serving
 
 import devpipe
 from devpipe.adapters.client.pipe import Pipe
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from support import World, make_server, serving
 
 PEERS = Path(__file__).parent / "peers"
 NODE = shutil.which("node")

@@ -14,8 +14,6 @@ from queue import Queue
 
 import anyio
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import serving
 
 pytestmark = pytest.mark.anyio
