@@ -131,6 +131,9 @@ async def test_a_system_without_watches_left_is_warned_of(monkeypatch: pytest.Mo
         def schedule(self, *arguments: object, **options: object) -> None:
             raise OSError(errno.EMFILE, "inotify instance limit reached")
 
+        def stop(self) -> None:
+            """It has a thread already, although it cannot watch."""
+
     async with serving() as world:
         monkeypatch.setattr(watcher, "Observer", Full)
         report = await diagnose(folder=world.folder, settings={"folder_options.rescan_interval": 0.05})
