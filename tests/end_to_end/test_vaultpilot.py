@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -444,76 +442,3 @@ async def test_the_command_line_serves_deployed_clients_and_speaks_to_deployed_s
             process.kill()
             process.wait()
             process.stdout.close()
-
-
-async def test_a_profile_that_nobody_knows_is_told_with_those_that_there_are() -> None:
-    for wrong in (
-        lambda: devpipe.connect("http://127.0.0.1:1", profile="vp"),
-        lambda: devpipe.Server(profile="vp"),
-        lambda: devpipe.connect(
-            profile="vaultpilot", config=devpipe.PipeConfig(server_url="http://127.0.0.1:1")
-        ),
-    ):
-        with pytest.raises(devpipe.ConfigurationError, match="profile = 'v"):
-            wrong()
-
-
-# --- the flat folder, file by file -----------------------------------------------------------------------------
-
-
-async def test_what_is_taken_from_the_flat_folder_is_taken_once_also_after_a_restart() -> None:
-    executed: list[str | None] = []
-
-    def counting() -> devpipe.Server:
-        server = devpipe.Server(profile="vaultpilot")
-
-        @server.handler("count")
-        async def count(message: devpipe.Message) -> int:
-            executed.append(message.id)
-            return len(executed)
-
-        return server
-
-    with tempfile.TemporaryDirectory() as name, anyio.fail_after(BOUND):
-        folder = Path(name) / "pipe"
-        folder.mkdir(mode=0o700)
-        request = {"id": "msg_1751760000000_1", "type": "count", "payload": None}
-        (folder / "request_msg_1751760000000_1.json").write_text(json.dumps(request))
-        old = folder / "request_old-1.json"
-        old.write_text(json.dumps({**request, "id": "old-1"}))
-        os.utime(old, (time.time() - 4000, time.time() - 4000))
-        (folder / "request_a b.json").write_text("{}")
-        (folder / "health_check_1751760000000.tmp").write_text("health_check")
-        for id in ("now-1", "then-1"):
-            server = counting()
-            server.configure(folder=folder)
-            async with server:
-                (folder / f"request_{id}.json").write_text(json.dumps({**request, "id": id}))
-                while not (folder / f"response_{id}.json").exists():
-                    await anyio.lowlevel.checkpoint()
-            for response in folder.glob("response_*.json"):
-                response.unlink()  # whoever tidies up does not make anything run again
-        assert executed == ["msg_1751760000000_1", "now-1", "then-1"]
-        assert old.exists() and not (folder / "response_old-1.json").exists()
-
-
-async def test_the_server_removes_its_own_old_responses_and_nobody_elses() -> None:
-    with tempfile.TemporaryDirectory() as name, anyio.fail_after(BOUND):
-        folder = Path(name) / "pipe"
-        (folder / "claims").mkdir(mode=0o700, parents=True)
-        long_ago = time.time() - 8000
-        for id in ("ours-1", "theirs-1"):
-            for kind in ("request", "response"):
-                path = folder / f"{kind}_{id}.json"
-                path.write_text("{}")
-                os.utime(path, (long_ago, long_ago))
-        claim = folder / "claims" / "request_ours-1.json"
-        claim.write_text("")
-        os.utime(claim, (long_ago, long_ago))
-        server = make_server(profile="vaultpilot", folder=folder)
-        folder.chmod(0o700)
-        async with server:
-            while claim.exists():
-                await anyio.lowlevel.checkpoint()
-        left = {path.name for path in folder.iterdir() if path.is_file()}
-        assert left == {"request_ours-1.json", "request_theirs-1.json", "response_theirs-1.json"}
