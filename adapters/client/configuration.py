@@ -15,7 +15,6 @@ import os
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
@@ -372,6 +371,8 @@ def _defaults(tree: type, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _unknown(what: str, key: str, source: str) -> Problem:
+    from difflib import get_close_matches
+
     known = list(_types())
     tables = sorted({name.rpartition(".")[0] for name in known} - {""})
     table, _, name = key.rpartition(".")
@@ -394,6 +395,8 @@ def _unknown(what: str, key: str, source: str) -> Problem:
 
 def _near(name: str, names: tuple[str, ...], *, cut: int) -> str | None:
     """The name that is meant; what all of them begin with does not make them alike."""
+    from difflib import get_close_matches
+
     near = get_close_matches(name[cut:], [there[cut:] for there in names], n=1, cutoff=ALIKE)
     return name[:cut] + near[0] if near else None
 

@@ -14,13 +14,8 @@ from devpipe.adapters.client.explain import Explanation
 from devpipe.adapters.client.pipe import Pipe
 from devpipe.adapters.client.single import SingleTransport
 from devpipe.adapters.client.subscriptions import Subscription
-from devpipe.adapters.doctor.diagnose import diagnose
-from devpipe.adapters.doctor.report import Finding, Report, Status, Trial
 from devpipe.adapters.environment import supports_filesystem, supports_websockets
 from devpipe.adapters.guard import Breaker
-from devpipe.adapters.models.phase1 import ModelSelectionService
-from devpipe.adapters.models.selector import ModelSelector
-from devpipe.adapters.server.server import Server
 from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.face import HealthCheckResult, HealthReport, TransportType
 from devpipe.machines.breaker import BreakerState, CircuitBreaker
@@ -139,12 +134,34 @@ __all__ = [
 
 if TYPE_CHECKING:
     from devpipe import blocking as blocking
+    from devpipe.adapters.doctor.diagnose import diagnose
+    from devpipe.adapters.doctor.report import Finding, Report, Status, Trial
+    from devpipe.adapters.models.phase1 import ModelSelectionService
+    from devpipe.adapters.models.selector import ModelSelector
+    from devpipe.adapters.server.server import Server
 else:  # seen by type checkers, it would give a type to every misspelt name
+    #: What not every program needs is imported when somebody asks for it.
+    _ON_DEMAND = {
+        "Finding": "devpipe.adapters.doctor.report",
+        "ModelSelectionService": "devpipe.adapters.models.phase1",
+        "ModelSelector": "devpipe.adapters.models.selector",
+        "Report": "devpipe.adapters.doctor.report",
+        "Server": "devpipe.adapters.server.server",
+        "Status": "devpipe.adapters.doctor.report",
+        "Trial": "devpipe.adapters.doctor.report",
+        "blocking": "devpipe.blocking",
+        "diagnose": "devpipe.adapters.doctor.diagnose",
+    }
 
     def __getattr__(name: str) -> object:
-        """``devpipe.blocking`` is imported when somebody asks for it."""
-        if name == "blocking":
-            import importlib
+        if name not in _ON_DEMAND:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
-            return importlib.import_module("devpipe.blocking")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = import_module(_ON_DEMAND[name])
+        found = module if name == "blocking" else getattr(module, name)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, TypeAlias
 
 from devpipe.adapters.ports.clock import Clock, Dice
@@ -20,6 +19,8 @@ from devpipe.machines.errors import ConfigurationError
 from devpipe.machines.protocols.profiles import Profile, profile_of
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     import httpx
 
     from devpipe.adapters.server.server import Server
@@ -61,6 +62,8 @@ def build_transports(context: TransportContext, names: Iterable[str] | None) -> 
 
     Raises ``ConfigurationError`` for a name that nothing supplies, or that the configuration rules out.
     """
+    from importlib.metadata import entry_points  # costs as much as a package, and is only wanted here
+
     found = {point.name: point for point in entry_points(group=GROUP)}
     wanted = list(context.config.failover.fallback_chain if names is None else names)
     transports: list[Transport] = []

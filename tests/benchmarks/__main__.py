@@ -119,7 +119,7 @@ def main(names: list[str]) -> int:
         finally:
             server.terminate()
             server.wait(10)
-    for script in ("failover", "memory", "scoring"):
+    for script in ("imports", "failover", "memory", "scoring"):
         if not names or script in names:
             done = subprocess.run([sys.executable, str(HERE / f"{script}.py")], timeout=300, check=False)
             failed += done.returncode != 0
