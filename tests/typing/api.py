@@ -34,6 +34,56 @@ async def doctor() -> None:
         print(working, trial.works, trial.latency_p99, remedies)
 
 
+def blocking_client() -> None:
+    with devpipe.blocking.connect("http://127.0.0.1:8000", token=lambda: "t", backend="trio") as pipe:
+        reply: devpipe.Message = pipe.send("echo", {"a": 1}, timeout=5, priority="high", realtime=True)
+        active: str | None = pipe.active
+        remove = pipe.on("transport_switched", print)
+        remove()
+        with pipe.receive() as pushes:
+            for item in pushes:
+                kind: str = item.reason if isinstance(item, devpipe.Gap) else item.type
+            first: devpipe.Message | devpipe.Gap = pushes.next(timeout=1.0)
+        explained: devpipe.Explanation = pipe.explain()
+        counted: dict[str, Any] = pipe.metrics()
+        print(reply, active, kind, first, explained, counted)
+
+
+class Clock:
+    """An asynchronous object, to be faced."""
+
+    async def __aenter__(self) -> Clock:
+        return self
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+    async def wait(self, seconds: float, *, really: bool = True) -> int:
+        return 1
+
+
+class BlockingClock(devpipe.blocking.Face[Clock]):
+    def wait(self, seconds: float, *, really: bool = True) -> int:
+        return self._call(self._subject.wait, seconds, really=really)
+
+
+def faced() -> None:
+    with BlockingClock(Clock(), backend="asyncio") as clock:
+        waited: int = clock.wait(1.0, really=False)
+        print(waited)
+
+
+def settings() -> None:
+    found: devpipe.Settings = devpipe.load_settings({"timeout": 3}, file="devpipe.toml")
+    setting: devpipe.Setting = found["timeout"]
+    origin: devpipe.Origin = setting.origin
+    try:
+        config: devpipe.PipeConfig = found.config()
+        print(config, origin.line)
+    except devpipe.ConfigurationError as error:
+        problems: tuple[devpipe.Problem, ...] = error.problems
+        print([(problem.key, problem.source, problem.meant) for problem in problems])
+
+
 async def serve() -> None:
     server = devpipe.Server(profile="vaultpilot")
 
