@@ -71,6 +71,7 @@ class Loop:
             # the call's own error, or Ctrl-C: then nobody waits for it any more
             if not ticket.ended.done():
                 self._soon(ticket.cancel)
+            self._waiting.discard(ticket)
             ticket.forget()
             raise
 
