@@ -16,8 +16,8 @@ import pytest
 PATIENCE = 20.0
 
 HEAD = """
-    import sys, threading
-    import devpipe
+    import contextlib, sys, threading
+    import devpipe.blocking
 
     def say(*words):
         print(*words, flush=True)
@@ -103,18 +103,33 @@ def test_waiting_for_a_push_ends_at_once_and_no_push_is_lost(served: Any, backen
 
 def test_connecting_ends_at_once_and_leaves_nothing_behind(backend: str) -> None:
     text = """
+        import socket
+
+        silent = socket.create_server(("127.0.0.1", 0))  # takes connections and says nothing
+
         def enter():
-            with devpipe.blocking.connect("http://127.0.0.1:9", connect_timeout=600, backend=sys.argv[1]):
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            with devpipe.blocking.connect(url, connect_timeout=600, backend=sys.argv[1]):
                 pass
 
+        def accept():
+            connection, _ = silent.accept()
+            with connection, contextlib.suppress(ConnectionError):  # however the other end hangs up
+                connection.recv(1)
+                say("dialled")
+                while connection.recv(1000):
+                    pass
+
+        threading.Thread(target=accept, daemon=True, name="silent").start()
         interrupted(enter)
         for thread in threading.enumerate():
-            if thread.name == "devpipe":
+            if thread.name in ("devpipe", "silent"):
                 thread.join(20)
+        silent.close()
         say([thread.name for thread in threading.enumerate()])
     """
     with program(text, backend) as process:
-        out, error = interrupt_and_read(process, "ready")
+        out, error = interrupt_and_read(process, "ready", "dialled")
         assert (process.returncode, out, error) == (0, "interrupted\n['MainThread']\n", "")
 
 
