@@ -193,3 +193,25 @@ def test_in_a_program_with_an_event_loop_its_own_interruption_ends_the_pipe(
     with program(text, served.url, backend, around) as process:
         out, error = interrupt_and_read(process, "ready")
         assert (process.returncode, out, error) == (0, "interrupted True\n", "")
+
+
+def test_leaving_that_does_not_end_is_ended_by_ctrl_c(backend: str) -> None:
+    text = """
+        import anyio
+
+        class Stuck:
+            async def __aenter__(self):
+                return self
+
+            async def __aexit__(self, *error):
+                say("leaves")
+                await anyio.sleep_forever()
+
+        face = devpipe.blocking.Face(Stuck(), backend=sys.argv[1])
+        face.__enter__()
+        interrupted(face.close)
+        say([thread.name for thread in threading.enumerate()])
+    """
+    with program(text, backend) as process:
+        out, error = interrupt_and_read(process, "ready", "leaves")
+        assert (process.returncode, out, error) == (0, "interrupted\n['MainThread']\n", "")
