@@ -1,6 +1,6 @@
 """A transport: one lifecycle, one breaker, one link at a time, and the calls that are on it now.
 
-The correlation of replies belongs to whoever owns the calls (a pipe over all its transports, or ``Solo`` for one
+The correlation of replies belongs to whoever owns the calls (a pipe over all its transports, or ``SingleTransport`` for one
 transport used alone): the owner is told of each reply and of each attempt that came back without one. A transport
 never repeats a message.
 """
@@ -18,9 +18,10 @@ from devpipe.adapters.driver import Driver
 from devpipe.adapters.listeners import Listener, Listeners
 from devpipe.adapters.metrics import TransportMetrics
 from devpipe.adapters.ports.clock import Clock, Dice
-from devpipe.adapters.transports.face import HealthCheckResult, HealthReport, environment
+from devpipe.adapters.transports.face import HealthCheckResult, HealthReport, capabilities_of, health_of
 from devpipe.adapters.transports.host import Host
 from devpipe.adapters.transports.link import Capabilities, Link, LinkHost, Terms
+from devpipe.adapters.transports.outgoing import write_call
 from devpipe.adapters.transports.owner import Owner
 from devpipe.machines.breaker import BreakerState, CircuitBreaker
 from devpipe.machines.config import BreakerConfig, LifecycleConfig, PeerConfig
@@ -48,9 +49,9 @@ from devpipe.machines.inputs import (
 from devpipe.machines.lifecycle import Lifecycle, LifecycleState
 from devpipe.machines.message import Priority
 from devpipe.machines.protocols.calls import Call
-from devpipe.machines.protocols.dialect import peer_fields
-from devpipe.machines.protocols.envelope import encode_payload, encode_request
+from devpipe.machines.protocols.envelope import encode_payload
 from devpipe.machines.protocols.profiles import DEFAULT, Profile
+from devpipe.machines.protocols.session import ClientSession
 
 __all__ = ["Transport"]
 
@@ -132,34 +133,11 @@ class Transport:
 
     def get_capabilities(self) -> dict[str, Any]:
         """What this transport can do, with what was measured of it (latency in seconds)."""
-        now = self.clock.now()
-        attempts, successes, _ = self.metrics.window(now=now)
-        static = self.capabilities
-        return {
-            "supports_realtime": static.supports_realtime,
-            "supports_bidirectional": static.supports_bidirectional,
-            "supports_filesystem": static.supports_filesystem,
-            "supports_streaming": static.supports_streaming,
-            "max_message_bytes": self.max_message_bytes,
-            "average_latency": self.metrics.average_latency,
-            "max_concurrent_connections": static.max_concurrent_connections,
-            "reliability": (successes + 4) / (attempts + 4),
-            "supported_environments": static.supported_environments,
-            "environment": environment(),
-        }
+        return capabilities_of(self)
 
     def get_health_status(self) -> HealthReport:
         """How the transport is now."""
-        now = self.clock.now()
-        since = self.lifecycle.proven_at
-        return HealthReport(
-            status=self.lifecycle.status,
-            last_check=self.last_check,
-            latency=self.metrics.average_latency,
-            error_rate=self.breaker.error_rate(now=now),
-            consecutive_failures=self.breaker.consecutive_failures,
-            uptime=0.0 if since is None or not self.connected else now - since,
-        )
+        return health_of(self)
 
     async def health_check(self) -> HealthCheckResult:
         """Send a nonce the way that messages go, and wait for it: 5 s at most. Never raises."""
@@ -242,20 +220,7 @@ class Transport:
                 outcome=call.known,
                 message_id=call.id,
             )
-        if self.profile.sessions:
-            session = self.owner.session if self.capabilities.names_session else None
-            data = encode_request(
-                id=call.id,
-                type=call.type,
-                payload=call.payload,
-                timestamp=int(self.clock.wall() * 1000),
-                priority=call.priority,
-                expires_at=call.expires_at,
-                session=None if session is None else session.id,
-                server=None if session is None else session.server,
-            )
-        else:
-            data = self._for_peer(call, now=now)
+        data = self._write(call, self.owner.session if self.capabilities.names_session else None, now=now)
         limit = self.max_message_bytes
         if len(data) > limit:
             raise MessageTooLarge(
@@ -316,24 +281,9 @@ class Transport:
         """Send a message that is no call; returns its id, None if there is no connection."""
         return None if self._host is None else self._host.control(type, payload)
 
-    def _for_peer(self, call: Call, *, now: float) -> bytes:
-        """The envelope for a server without sessions, with what it is used to read."""
-        wall, peer = int(self.clock.wall() * 1000), self.peer
-        more = peer_fields(
-            sender=peer.sender,
-            recipient=peer.recipient,
-            expires_at=wall + int((call.deadline - now) * 1000),
-            iso=peer.iso_timestamps,
-        )
-        return encode_request(
-            id=call.id,
-            type=call.type,
-            payload=call.payload,
-            timestamp=wall,
-            priority=call.priority,
-            more=more,
-            iso=peer.iso_timestamps,
-        )
+    def _write(self, call: Call, session: ClientSession | None, *, now: float) -> bytes:
+        wall = self.clock.wall()
+        return write_call(call, profile=self.profile, peer=self.peer, session=session, now=now, wall=wall)
 
     def control_call(self, type: str, payload: object, *, id: str | None = None) -> Call:
         """The call object of a message that is no call: it is in nobody's table. ``id``: one that was asked for."""
@@ -347,20 +297,7 @@ class Transport:
             priority=Priority.HIGH,
         )
         session = self.owner.session if self.capabilities.names_session and type != "hello" else None
-        data = (
-            encode_request(
-                id=call.id,
-                type=type,
-                payload=call.payload,
-                timestamp=int(self.clock.wall() * 1000),
-                priority=Priority.HIGH,
-                session=None if session is None else session.id,
-                server=None if session is None else session.server,
-            )
-            if self.profile.sessions
-            else self._for_peer(call, now=now)
-        )
-        call.begin_attempt(self.type, data, now=now)
+        call.begin_attempt(self.type, self._write(call, session, now=now), now=now)
         return call
 
     @property

@@ -6,10 +6,21 @@ import os
 import sys
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 from devpipe.machines.decisions.health import HealthStatus
 
-__all__ = ["HealthCheckResult", "HealthReport", "TransportType", "environment"]
+if TYPE_CHECKING:
+    from devpipe.adapters.transports.base import Transport
+
+__all__ = [
+    "HealthCheckResult",
+    "HealthReport",
+    "TransportType",
+    "capabilities_of",
+    "environment",
+    "health_of",
+]
 
 
 class TransportType(str, Enum):
@@ -41,6 +52,38 @@ class HealthReport:
     error_rate: float
     consecutive_failures: int
     uptime: float
+
+
+def capabilities_of(transport: Transport) -> dict[str, Any]:
+    """What a transport can do, with what was measured of it (latency in seconds)."""
+    attempts, successes, _ = transport.metrics.window(now=transport.clock.now())
+    static = transport.capabilities
+    return {
+        "supports_realtime": static.supports_realtime,
+        "supports_bidirectional": static.supports_bidirectional,
+        "supports_filesystem": static.supports_filesystem,
+        "supports_streaming": static.supports_streaming,
+        "max_message_bytes": transport.max_message_bytes,
+        "average_latency": transport.metrics.average_latency,
+        "max_concurrent_connections": static.max_concurrent_connections,
+        "reliability": (successes + 4) / (attempts + 4),
+        "supported_environments": static.supported_environments,
+        "environment": environment(),
+    }
+
+
+def health_of(transport: Transport) -> HealthReport:
+    """How a transport is now: computed from its machines, so that it cannot disagree with them."""
+    now = transport.clock.now()
+    since = transport.lifecycle.proven_at
+    return HealthReport(
+        status=transport.lifecycle.status,
+        last_check=transport.last_check,
+        latency=transport.metrics.average_latency,
+        error_rate=transport.breaker.error_rate(now=now),
+        consecutive_failures=transport.breaker.consecutive_failures,
+        uptime=0.0 if since is None or not transport.connected else now - since,
+    )
 
 
 def environment() -> str:
