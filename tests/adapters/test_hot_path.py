@@ -23,6 +23,7 @@ import trio
 from support import server_process
 
 import devpipe
+from devpipe.adapters.alarm import Alarm
 from devpipe.adapters.client.pipe import Pipe
 from devpipe.adapters.pump import Pump
 from devpipe.adapters.waiter import in_trio
@@ -83,8 +84,8 @@ class Tally:
 
     @property
     def ticks(self) -> int:
-        """How often the keeper of time woke: it makes one event each time."""
-        return sum(n for (what, module, _), n in self._found.items() if (what, module) == ("event", ALARM))
+        """How often the keeper of time woke and looked at the deadlines."""
+        return sum(n for (what, _, _), n in self._found.items() if what == "tick")
 
 
 @pytest.fixture
@@ -124,6 +125,7 @@ async def tally(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Tally]:
     count(PureChart, "step", "chart step")
     count(PureChart, "send", "chart send")
     count(Pump, "post", "machine input")
+    count(Alarm, "next_deadline", "tick")
     if in_trio():
         with trio.socket.socket() as sock:
             count_writes(type(sock), "send")
