@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import imports
+from benchmarks import imports
 
 #: Only wanted by the server's side, the command line, tests, an event loop that is not the default, or one transport.
 ABSENT = frozenset(
