@@ -17,7 +17,6 @@ from devpipe.adapters.ports.clock import SystemClock
 from devpipe.machines.protocols import control
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from patients import (
     BOUND,
     NETWORK,

@@ -16,7 +16,6 @@ from devpipe.adapters.doctor.files import whose
 from devpipe.adapters.ports import watcher
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from patients import check_broken, diagnose, findings
 from support import serving
 

@@ -16,7 +16,6 @@ from anyio.abc import ByteStream
 from devpipe import Status
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from patients import (
     BOUND,
     NETWORK,

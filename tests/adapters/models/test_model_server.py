@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from support import TRANSPORTS, open_pipe, serving
 
 import devpipe
 from devpipe.adapters.models import preferences_store
@@ -25,9 +25,6 @@ from devpipe.machines.models.types import (
     Preferences,
     decode,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from support import TRANSPORTS, open_pipe, serving
 
 pytestmark = pytest.mark.anyio
 BOUND = 10.0

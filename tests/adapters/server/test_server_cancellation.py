@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,9 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
+from checkpoints import BOUND, cancel_at_every_step
 
 import devpipe
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from checkpoints import BOUND, cancel_at_every_step
 
 pytestmark = pytest.mark.anyio
 
