@@ -100,7 +100,8 @@ def test_a_payload_is_decoded_once_and_a_missing_one_is_none() -> None:
 
 
 class Strange:
-    pass
+    def __repr__(self) -> str:
+        return "Strange()"
 
 
 @pytest.mark.parametrize("payload", [Strange(), {1: {Strange(): 2}}, "\ud800"], ids=repr)

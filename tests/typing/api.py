@@ -25,6 +25,27 @@ async def client() -> None:
         print(payload, active, explained.would_change, reason, kind)
 
 
+async def models() -> None:
+    async with devpipe.ModelSelector("http://127.0.0.1:8000", folder=".devpipe", max_age=30) as selector:
+        choice: devpipe.ModelChoice = await selector.select(
+            task_type="code-generation", quality="high", max_cost_usd=0.02
+        )
+        age: float | None = choice.age
+        preferences: devpipe.Preferences = await selector.update_preferences(priority="cost")
+        health = {id: found.status for id, found in selector.health.items()}
+        print(choice.selected_model.id, choice.source == "server", age, preferences.priority, health)
+    service = devpipe.ModelSelectionService("http://127.0.0.1:8000", ".devpipe", {"cache_duration": 60000})
+    async with service:
+        again: devpipe.ModelChoice = await service.select_model({"task_type": "chat"})
+        print(again.live, service.get_config().timeout)
+
+
+def blocking_models() -> None:
+    with devpipe.blocking.ModelSelector("http://127.0.0.1:8000", token=lambda: "t") as selector:
+        choice: devpipe.ModelChoice = selector.select("chat")
+        print(choice.reasoning)
+
+
 async def doctor() -> None:
     report: devpipe.Report = await devpipe.diagnose("http://127.0.0.1:8000", folder=".devpipe", timeout=2.0)
     working: tuple[str, ...] = report.working
