@@ -90,8 +90,8 @@ class ModelPeer:
         async def update(message: devpipe.Message) -> Any:
             if self.refuse_preferences is not None:
                 raise self.refuse_preferences
-            kept = self.preferences.setdefault(message.payload["user"], {})
-            kept.update(message.payload["preferences"])
+            kept = self.preferences.setdefault(message.payload.get("user", "default"), {})
+            kept.update(message.payload.get("preferences", message.payload))
             return {"preferences": kept}
 
         @server.handler("status-update")

@@ -338,8 +338,10 @@ class ModelSelector:
                 self._listeners.tell(PreferencesUpdated(preferences=kept, synced=True))
         elif not self._synced:
             sent = self._preferences
-            payload = {"user": self._user, "preferences": encode(sent)}
-            read_answer(await self._asking.ask("preferences-update", payload), PreferencesAnswer)
+            payload = encode(sent)
+            if self._user != DEFAULT_USER:  # deployed servers know one user, and the preferences bare
+                payload = {"user": self._user, "preferences": payload}
+            await self._asking.ask("preferences-update", payload)
             if sent is self._preferences:
                 self._synced = True
                 self._listeners.tell(PreferencesUpdated(preferences=sent, synced=True))

@@ -157,6 +157,17 @@ async def test_a_request_says_who_sends_it_to_whom_and_names_no_session(way: str
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_model_is_selected_by_a_deployed_server(way: str) -> None:
+    async with deployed_server(way) as (pipe, _):
+        async with devpipe.ModelSelector(pipe=pipe) as models:
+            choice = await models.select("chat", max_cost_usd=0.1)
+            assert (choice.selected_model.id, choice.source) == ("deployed-1", "server")
+            assert choice.reasoning == "chosen for chat"
+            assert (await models.model_health())[0].status == "healthy"
+            assert "sessions: no" in str(models.explain())
+
+
 async def test_the_first_servers_get_iso_times_and_an_expiry() -> None:
     async with deployed_server("http", settings={"peer.iso_timestamps": True}) as (pipe, _):
         request = (await pipe.send("envelope", timeout=10)).payload

@@ -10,6 +10,7 @@
 //   pinged   WebSocket: health_ping to the client, replies with its pong
 //   cut      WebSocket: the connection is cut     seen     how often each type has come, and the handshakes
 //   hangup   every stream ends, then the reply
+//   model-selection-request, health-check-request: one model, which is healthy
 import { createServer } from 'node:http';
 import { readdir, readFile, writeFile, appendFile, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -22,6 +23,16 @@ const handshakes = [];
 const sockets = new Set();
 const streams = new Set();
 let count = 0;
+const SELECTION = {
+  selected_model: {
+    id: 'deployed-1', name: 'Deployed One', provider: 'acme', capabilities: [{ type: 'chat', score: 0.9, specializations: [] }],
+    cost_per_token: 0.000002, max_tokens: 8192, response_time_avg_ms: 800, availability_score: 0.98, quality_score: 0.9,
+  },
+  fallback_models: [],
+  estimated_cost: 0.002,
+  estimated_time_ms: 800,
+  selection_metadata: { selection_time_ms: 3, factors_considered: ['task'], confidence_score: 0.9 },
+};
 const serverId = () => `srv-${Date.now()}-${++count}`;
 
 function tellAll(message) {
@@ -48,6 +59,10 @@ function answer(message) {
       return { payload: 'pushed' };
     case 'fail':
       return { error: { code: 'BUDGET_EXCEEDED', message: 'too dear', details: { least: 3 }, suggestions: ['pay more'] } };
+    case 'model-selection-request':
+      return { payload: { ...SELECTION, reasoning: `chosen for ${message.payload.task_type}` } };
+    case 'health-check-request':
+      return { payload: { models: [{ model_id: 'deployed-1', status: 'healthy', last_check: new Date().toISOString() }] } };
     case 'hangup':
       for (const stream of streams) stream.end();
       return { payload: 'hung up' };
