@@ -446,6 +446,9 @@ async def test_the_command_line_serves_deployed_clients_and_speaks_to_deployed_s
             with node("vaultpilot_client.mjs", url, str(folder)) as peer:
                 for via in ("http", "websocket", "folder"):
                     assert (await peer.ask(via, "echo", via))["payload"] == via
+                    for type in ("model-selection-request", "model_selection_request"):
+                        chosen = (await peer.ask(via, type, {"task_type": "chat"}))["payload"]
+                        assert chosen["selected_model"]["id"]
             ask = ["send", "echo", "5", "--server", url, "--profile", "vaultpilot", "--via", "http"]
             answer = await anyio.run_process([*command, *ask])
             assert answer.stdout.strip() == b"5"
