@@ -15,7 +15,12 @@ import anyio
 
 from devpipe.adapters.ports.clock import Clock
 from devpipe.adapters.ports.folder import Directory, NotAFile, draft_name, open_directory
-from devpipe.adapters.transports.folder import ENVELOPE_ROOM, capabilities, failure_of, nobody_serves
+from devpipe.adapters.transports.folder_terms import (
+    ENVELOPE_ROOM,
+    capabilities,
+    failure_of,
+    nobody_serves,
+)
 from devpipe.adapters.transports.link import LinkHost, LinkLost, Terms
 from devpipe.adapters.waiter import Waiter, waiter_factory
 from devpipe.machines.config import FolderConfig

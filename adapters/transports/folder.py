@@ -17,7 +17,14 @@ from devpipe.adapters.ports.clock import Clock
 from devpipe.adapters.ports.folder import Directory, Folder, NotAFile, draft_name, open_directory
 from devpipe.adapters.ports.watcher import Watcher
 from devpipe.adapters.transports.base import Transport
-from devpipe.adapters.transports.link import Capabilities, Link, LinkHost, LinkLost, Terms
+from devpipe.adapters.transports.flat_folder import FlatFolderLink
+from devpipe.adapters.transports.folder_terms import (
+    ENVELOPE_ROOM,
+    capabilities,
+    failure_of,
+    nobody_serves,
+)
+from devpipe.adapters.transports.link import Link, LinkHost, LinkLost, Terms
 from devpipe.adapters.transports.registry import TransportContext
 from devpipe.adapters.waiter import Waiter, waiter_factory
 from devpipe.machines.config import FolderConfig
@@ -33,36 +40,9 @@ from devpipe.machines.protocols.folder import (
 )
 from devpipe.machines.protocols.folder_steps import Place, collect, give, sweep, withdraw
 
-__all__ = ["FolderLink", "capabilities", "factory", "failure_of", "nobody_serves"]
+__all__ = ["FolderLink", "factory"]
 
-#: What a file may have around the largest message (bytes).
-ENVELOPE_ROOM = 4096
 MAX_BEAT = 4096
-#: Who serves a flat folder looks into it now and then, as its clients do (seconds).
-FLAT_ANSWER = 5.0
-_REMEDIES = {
-    errno.ENOSPC: "the disk is full: free some space",
-    errno.EDQUOT: "the quota is used up",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "no permission to write there",
-    errno.EPERM: "no permission to write there",
-    errno.EMFILE: "too many open files",
-}
-
-
-def capabilities(config: FolderConfig) -> Capabilities:
-    """What a shared folder can do."""
-    return Capabilities(
-        supports_realtime=False,
-        supports_bidirectional=not config.flat,
-        supports_filesystem=True,
-        supports_streaming=False,
-        max_message_bytes=config.max_message_bytes,
-        max_concurrent_connections=1,
-        names_session=True,
-        cost=config.cost,
-        answers_within=FLAT_ANSWER if config.flat else 0.0,
-    )
 
 
 def factory(context: TransportContext) -> Transport | None:
@@ -74,8 +54,6 @@ def factory(context: TransportContext) -> Transport | None:
 
     def make_link() -> Link:
         if options.flat:
-            from devpipe.adapters.transports.flat_folder import FlatFolderLink
-
             return FlatFolderLink(folder, client=context.prefix, config=options, clock=context.clock)
         return FolderLink(folder, client=context.prefix, config=options, clock=context.clock)
 
@@ -326,20 +304,3 @@ class FolderLink:
     def _files_now(self) -> float:
         beat = self._root.modified("server.json")  # stamped by whoever keeps the files, a second ago
         return self._clock.wall() if beat is None else beat
-
-
-def nobody_serves(folder: Path) -> Failure:
-    """There is no such folder, or it is not a server's."""
-    return Failure(
-        kind=FailureKind.UNAVAILABLE, reason=f"nobody serves the folder {str(folder)!r}", refused=True
-    )
-
-
-def failure_of(what: str, error: OSError) -> Failure:
-    """What an error of the file system means, with its remedy."""
-    code = error.errno or 0
-    remedy = _REMEDIES.get(code, error.strerror or str(error))
-    return Failure(
-        kind=FailureKind.UNAVAILABLE,
-        reason=f"{what}: {remedy} ({errno.errorcode.get(code, 'unknown error')})",
-    )
