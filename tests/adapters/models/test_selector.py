@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from model_peer import MODEL, RESPONSE, ModelPeer
 from support import serving
@@ -84,12 +85,30 @@ async def test_it_is_the_same_over_every_transport(transport: str) -> None:
                 assert models.pipe.active == transport
 
 
-async def test_chat_asks_for_realtime_and_low_quality_goes_first() -> None:
+async def test_low_quality_goes_first() -> None:
     peer = ModelPeer()
     async with selecting(peer) as models:
-        await models.select("chat", quality="low")
+        await models.select("editing", quality="low")
         await models.select("analysis", quality="high")
     assert [m.priority for m in peer.messages] == [devpipe.Priority.HIGH, devpipe.Priority.NORMAL]
+
+
+async def test_chat_takes_a_transport_that_pushes_though_another_one_is_active() -> None:
+    peer = ModelPeer()
+    chain = {"failover.fallback_chain": ("folder", "websocket"), "failover.preference_delay": 5.0}
+    with anyio.fail_after(20):
+        async with (
+            serving(peer.server()) as world,
+            devpipe.ModelSelector(
+                world.url, folder=world.folder, transports=["folder", "websocket"], settings=chain
+            ) as models,
+        ):
+            await models.select("analysis")
+            while not all(transport.ready for transport in models.pipe.transports):
+                await anyio.lowlevel.checkpoint()
+            await models.select("chat")
+            await models.select("analysis")
+    assert [message.transport for message in peer.messages] == ["folder", "websocket", "folder"]
 
 
 async def test_chat_goes_over_a_folder_where_that_is_all_there_is() -> None:
