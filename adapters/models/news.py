@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from devpipe.adapters.client.pipe import Pipe
 from devpipe.adapters.listeners import Listeners
 from devpipe.adapters.models.asking import Asking, read_answer
-from devpipe.machines.errors import DevPipeError, ModelSelectionError, RequestRefused
+from devpipe.machines.errors import DevPipeError, ModelSelectionError
 from devpipe.machines.events import HealthUpdated, TransportFailed, TransportSwitched
 from devpipe.machines.message import Gap, Message
 from devpipe.machines.models.cache import ChoiceCache
@@ -27,6 +27,7 @@ from devpipe.machines.models.events import (
     TransportHealth,
 )
 from devpipe.machines.models.types import HealthAnswer, MetricsAnswer, ModelHealth, PerformanceMetrics, decode
+from devpipe.machines.models.verdicts import is_unknown
 
 __all__ = ["News"]
 
@@ -136,7 +137,7 @@ class News:
                 except ModelSelectionError as error:
                     # nobody waits for this; the next round, or the next connection, tries again
                     log.debug("the models' health or preferences are not up to date: %s", error)
-                    if isinstance(error.__cause__, RequestRefused) and error.__cause__.code == "unknown_type":
+                    if is_unknown(error):
                         steps.remove(step)  # an older server, which has no such message
             with anyio.move_on_after(self._interval):
                 await self._due.wait()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import anyio
 from anyio.abc import TaskGroup
+from msgspec import structs
 
 from devpipe.adapters.client.connect import PipeOptions, connect
 from devpipe.adapters.client.explain import Explanation
@@ -18,11 +19,12 @@ from devpipe.adapters.listeners import Listener, Listeners
 from devpipe.adapters.models.asking import Asking, read_answer
 from devpipe.adapters.models.news import News
 from devpipe.adapters.models.table import load_table
+from devpipe.adapters.models.wishes import Wishes
 from devpipe.machines.errors import ConfigurationError, ModelSelectionError, PipeClosed
 from devpipe.machines.models.cache import ChoiceCache
 from devpipe.machines.models.choice import ModelChoice, answered
 from devpipe.machines.models.context import context_of
-from devpipe.machines.models.events import EVENTS, ModelSelected, PreferencesUpdated, SelectionFailed
+from devpipe.machines.models.events import EVENTS, ModelSelected, SelectionFailed
 from devpipe.machines.models.preferring import DEFAULT_USER, change_by_name
 from devpipe.machines.models.static import choose_static
 from devpipe.machines.models.types import (
@@ -32,7 +34,6 @@ from devpipe.machines.models.types import (
     ModelSelectionResponse,
     PerformanceMetrics,
     Preferences,
-    PreferencesAnswer,
     Quality,
     TaskType,
     decode,
@@ -94,9 +95,9 @@ class ModelSelector:
         self._cache = ChoiceCache(duration=cache_duration)
         self._table = load_table(fallback_table)
         self._listeners = Listeners(EVENTS, logger=log)
-        self._user = user
-        self._preferences = preferences or Preferences()
-        self._given = preferences is not None
+        self._wishes = Wishes(
+            user=user, given=preferences, listeners=self._listeners, forget=self._cache.clear
+        )
         self._tasks: TaskGroup | None = None
 
     # --- life -----------------------------------------------------------------------------------------
@@ -106,16 +107,15 @@ class ModelSelector:
             await self.pipe.__aenter__()
         self._now = anyio.current_time
         self._asking = Asking(self.pipe, patience=self._patience)
+        self._wishes.start(self._asking)
         self._news = News(
             pipe=self.pipe,
             asking=self._asking,
             listeners=self._listeners,
             cache=self._cache,
             interval=self._interval,
-            sync=self._sync,
+            sync=self._wishes.sync,
         )
-        self._synced = not self._given
-        self._fetched = self._given
         tasks = anyio.create_task_group()
         await tasks.__aenter__()
         self._tasks = tasks
@@ -176,9 +176,8 @@ class ModelSelector:
 
     async def select_cost_optimized(self, task_type: TaskType, max_cost_usd: float = 0.01) -> ModelChoice:
         """Choose the model that costs least, and at most this (US dollars)."""
-        return await self._by_priority(
-            "cost", ModelSelectionRequest(task_type=task_type, max_cost=max_cost_usd)
-        )
+        request = ModelSelectionRequest(task_type=task_type, max_cost=max_cost_usd)
+        return await self._by_priority("cost", request)
 
     async def select_high_performance(self, task_type: TaskType) -> ModelChoice:
         """Choose the best model, whatever it costs within the preferences."""
@@ -186,28 +185,43 @@ class ModelSelector:
         return await self._by_priority("performance", request)
 
     async def _by_priority(self, priority: str, request: ModelSelectionRequest) -> ModelChoice:
-        preferences = change_by_name(self._preferences, {"priority": priority})
-        plain = {**encode(request), "user_preferences": encode(preferences)}
-        return await self.choose(decode(plain, ModelSelectionRequest, what="the request"))
+        said = {"priority": priority}
+        wishes = change_by_name(self._wishes.value, said)
+        return await self._choose(structs.replace(request, user_preferences=wishes), said=said)
 
     async def choose(self, request: ModelSelectionRequest, *, max_age: float | None = None) -> ModelChoice:
         """Choose a model for a whole request; the rest as for ``select``."""
+        return await self._choose(request, max_age=max_age)
+
+    async def _choose(
+        self,
+        request: ModelSelectionRequest,
+        *,
+        max_age: float | None = None,
+        said: dict[str, Any] | None = None,
+    ) -> ModelChoice:
+        """``said``: what of the request's preferences it says itself, where the rest of them is this selector's."""
         if self._tasks is None:
             raise PipeClosed("the model selector is not open: use it inside 'async with'")
-        preferences = request.user_preferences or self._preferences
+        # whoever made it may have put anything in: a limit that is no number would be no limit to the server
+        request = decode(encode(request), ModelSelectionRequest, what="the request")
+        preferences = request.user_preferences or self._wishes.value
         oldest = self.max_age if max_age is None else max_age
         choice = self._cache.get(request, now=self._now(), max_age=oldest) if oldest > 0 else None
         if choice is None:
-            choice = await self._ask(request, preferences)
+            choice = await self._ask(request, preferences, said)
         self._listeners.tell(ModelSelected(request=request, choice=choice))
         return choice
 
-    async def _ask(self, request: ModelSelectionRequest, preferences: Preferences) -> ModelChoice:
+    async def _ask(
+        self, request: ModelSelectionRequest, preferences: Preferences, said: dict[str, Any] | None
+    ) -> ModelChoice:
         fallback = self.fallback_enabled and preferences.fallback_enabled
+        era = self._cache.era
         try:
             reply = await self._asking.ask(
                 "model-selection-request",
-                self._on_the_wire(request),
+                self._wishes.on_the_wire(request, said),
                 context_of(request, preferences),
                 patient=not fallback,
             )
@@ -220,17 +234,11 @@ class ModelSelector:
                 raise
             return self._stand_in(request, preferences, error)
         choice = answered(response)
-        self._cache.put(request, choice, now=self._now())
+        health = self.health.get(choice.selected_model.id)
+        # one that was chosen by preferences of before, or is offline since, must not come out again
+        if era == self._cache.era and (health is None or health.status != "offline"):
+            self._cache.put(request, choice, now=self._now())
         return choice
-
-    def _on_the_wire(self, request: ModelSelectionRequest) -> dict[str, Any]:
-        """The server knows the default user's preferences; everybody else's go along."""
-        plain = encode(request)
-        if request.user_preferences is None and (
-            self._user != DEFAULT_USER or self._preferences != Preferences()
-        ):
-            plain["user_preferences"] = encode(self._preferences)
-        return plain
 
     def _stand_in(
         self, request: ModelSelectionRequest, preferences: Preferences, error: ModelSelectionError
@@ -299,7 +307,7 @@ class ModelSelector:
     @property
     def preferences(self) -> Preferences:
         """The preferences that selections go by."""
-        return self._preferences
+        return self._wishes.value
 
     async def update_preferences(self, **changes: Any) -> Preferences:
         """Change some preferences, here and on the server; one that cannot be reached gets them when it can.
@@ -308,43 +316,7 @@ class ModelSelector:
         has changed.
         """
         self._opened()
-        before, self._preferences = self._preferences, change_by_name(self._preferences, changes)
-        self._cache.clear()
-        self._given, self._fetched, self._synced = True, True, False
-        if self.connected:
-            try:
-                await self._sync()
-            except ModelSelectionError as error:
-                if is_answer(error):
-                    self._preferences = before
-                    raise
-        if not self._synced:
-            self._listeners.tell(PreferencesUpdated(preferences=self._preferences, synced=False))
-        return self._preferences
-
-    async def _sync(self, *, anew: bool = False) -> None:
-        """Bring the server's preferences and ours together. ``anew``: another server process answers now."""
-        if anew and self._given:
-            self._synced = False
-        if not self._fetched:
-            reply = await self._asking.ask("preferences-request", {"user": self._user})
-            kept = read_answer(reply, PreferencesAnswer).preferences
-            if self._fetched:  # changed meanwhile: what the program said is newer
-                return
-            self._fetched = True
-            if kept != self._preferences:
-                self._preferences = kept
-                self._cache.clear()
-                self._listeners.tell(PreferencesUpdated(preferences=kept, synced=True))
-        elif not self._synced:
-            sent = self._preferences
-            payload = encode(sent)
-            if self._user != DEFAULT_USER:  # deployed servers know one user, and the preferences bare
-                payload = {"user": self._user, "preferences": payload}
-            await self._asking.ask("preferences-update", payload)
-            if sent is self._preferences:
-                self._synced = True
-                self._listeners.tell(PreferencesUpdated(preferences=sent, synced=True))
+        return await self._wishes.update(changes, connected=self.connected)
 
     # --- looking ------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ class ChoiceCache:
 
     def __init__(self, *, duration: float, limit: int = 256) -> None:
         self.duration = duration
+        self.era = 0  #: another one after each ``clear``: an answer that was asked for in an earlier one came too late
         self._limit = limit
         self._choices: OrderedDict[bytes, tuple[ModelChoice, float]] = OrderedDict()
 
@@ -66,4 +67,5 @@ class ChoiceCache:
 
     def clear(self) -> None:
         """Forget everything: what was asked for means something else now."""
+        self.era += 1
         self._choices.clear()

@@ -7,6 +7,7 @@ ignored: a newer peer may write more. Missing and wrong ones are refused by name
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -59,7 +60,8 @@ QUALITIES: tuple[Quality, ...] = Quality.__args__  # type: ignore[attr-defined] 
 ASSUMED_TOKENS = 1000
 
 Share = Annotated[float, Meta(ge=0, le=1)]
-Amount = Annotated[float, Meta(ge=0)]
+#: Finite: JSON has no infinity, and what arrives instead, null, would be no limit at all.
+Amount = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
 #: What every JSON reader has exactly.
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]

@@ -18,7 +18,7 @@ from devpipe.machines.errors import (
     RequestRefused,
 )
 
-__all__ = ["ANSWERS", "as_selection_error", "is_answer"]
+__all__ = ["ANSWERS", "as_selection_error", "is_answer", "is_unknown"]
 
 #: Codes with which a server has answered, if not with a model.
 ANSWERS = frozenset({"NO_HEALTHY_MODELS", "BUDGET_EXCEEDED", "INVALID_REQUEST"})
@@ -38,6 +38,11 @@ _HELP = {
 def is_answer(error: ModelSelectionError) -> bool:
     """True if the server has answered with this error, so that nothing may stand in for it."""
     return error.code in ANSWERS
+
+
+def is_unknown(error: ModelSelectionError) -> bool:
+    """True if the server has no such message: an older one."""
+    return isinstance(error.__cause__, RequestRefused) and error.__cause__.code == "unknown_type"
 
 
 def as_selection_error(error: DevPipeError) -> ModelSelectionError:

@@ -391,7 +391,7 @@ async def test_preferences_out_of_range_are_refused_by_name_and_change_nothing(
         with pytest.raises(devpipe.ModelSelectionError, match=named) as caught:
             await models.update_preferences(**wrong)
         assert caught.value.code == "INVALID_REQUEST"
-        assert models.preferences is before
+        assert models.preferences == before
     assert peer.preferences == {}
 
 
@@ -403,7 +403,7 @@ async def test_preferences_that_the_server_refuses_change_nothing() -> None:
         peer.refuse_preferences = devpipe.HandlerError("not you", code="INVALID_REQUEST")
         with pytest.raises(devpipe.ModelSelectionError, match="not you"):
             await models.update_preferences(priority="cost")
-        assert models.preferences is before
+        assert models.preferences == before
 
 
 # --- health, metrics, reports ---------------------------------------------------------------------------
