@@ -47,6 +47,11 @@ class Background(Generic[T]):
         assert self._value is not None  # it was opened, and no error was met
         return self._value
 
+    async def opened(self) -> bool:
+        """Wait for another's ``open``; False if it did not come to that, or is being closed."""
+        await self._opened.wait()
+        return self._error is None and not self._closing.is_set()
+
     async def close(self) -> None:
         """Leave; raises what its leaving raised. A second time changes nothing."""
         self._closing.set()

@@ -96,15 +96,21 @@ class ModelSelectionService:
     # --- life -----------------------------------------------------------------------------------------
 
     async def initialize(self) -> None:
-        """Begin to connect; it may be called, and ``disconnect`` too, by any task. A second time changes nothing."""
-        if self._background is None:
-            self._models = self._models or self._make()
-            self._background = Background(self._models)
-            try:
-                await self._background.open()
-            except BaseException:  # it did not begin, so it may be tried again
+        """Begin to connect; it may be called, and ``disconnect`` too, by any task. A second time changes nothing.
+
+        When it returns, models can be asked for: whichever task has begun it.
+        """
+        while self._background is not None:
+            if await self._background.opened():  # by another task, perhaps just now
+                return
+        self._models = self._models or self._make()
+        background = self._background = Background(self._models)
+        try:
+            await background.open()
+        except BaseException:  # it did not begin, so it may be tried again
+            if self._background is background:
                 self._background = self._models = None
-                raise
+            raise
 
     async def disconnect(self) -> None:
         """End everything; ``initialize`` begins anew."""

@@ -45,7 +45,9 @@ __all__ = [
     "WEIGHTS",
     "Weights",
     "choose",
+    "dollars",
     "estimate_cost",
+    "within",
 ]
 
 MAX_FALLBACKS = 3
@@ -101,6 +103,11 @@ class _Candidate(Struct, frozen=True, kw_only=True):
         return (not self.preferred, unmet, -self.score, self.price, self.model.id)
 
 
+def within(cost: float, budget: float) -> bool:
+    """True if what costs so much fits the budget (US dollars)."""
+    return cost <= budget * ROUNDING
+
+
 def estimate_cost(model: Model, request: ModelSelectionRequest) -> float:
     """What the request costs with this model (US dollars): its price times ``context_length`` or ``ASSUMED_TOKENS``."""
     return model.estimated_cost(request.context_length)
@@ -129,7 +136,7 @@ def choose(
     if not online:
         raise _nobody_healthy(request, able, models, known)
     budget = wishes.max_cost_per_request if request.max_cost is None else request.max_cost
-    affordable = [model for model in online if estimate_cost(model, request) <= budget * ROUNDING]
+    affordable = [model for model in online if within(estimate_cost(model, request), budget)]
     if not affordable:
         raise _too_expensive(request, online, budget)
     weights = WEIGHTS[wishes.priority]
@@ -230,16 +237,16 @@ def _too_expensive(
     cost = estimate_cost(cheapest, request)
     tokens = request.context_length or ASSUMED_TOKENS
     suggestions = [
-        f"allow a max_cost of {_dollars(cost, up=True)}: {cheapest.id} is the cheapest for {request.task_type}"
+        f"allow a max_cost of {dollars(cost, up=True)}: {cheapest.id} is the cheapest for {request.task_type}"
     ]
     affordable = int(budget / cheapest.cost_per_token)
     if affordable > 0:
         suggestions.append(
-            f"or send at most {affordable:,} tokens: so many {cheapest.id} does for {_dollars(budget)}"
+            f"or send at most {affordable:,} tokens: so many {cheapest.id} does for {dollars(budget)}"
         )
     return _error(
-        f"no model does this {request.task_type} of {tokens:,} tokens for {_dollars(budget)}: "
-        f"the cheapest, {cheapest.id}, costs {_dollars(cost)}",
+        f"no model does this {request.task_type} of {tokens:,} tokens for {dollars(budget)}: "
+        f"the cheapest, {cheapest.id}, costs {dollars(cost)}",
         code="BUDGET_EXCEEDED",
         details={
             "task_type": request.task_type,
@@ -347,7 +354,7 @@ def _reasoning(
     )
     words = [
         f"{best.model.id} of {best.model.provider} for {request.task_type}: {able} can do it, {online} of them not offline, "
-        f"{len(candidates)} within {_dollars(budget)} for {tokens:,} tokens.",
+        f"{len(candidates)} within {dollars(budget)} for {tokens:,} tokens.",
         f"By {wishes.priority} weights it scores {best.score:.3f}, most of it by {strongest}"
         + (f"; next is {rest[0].model.id} with {rest[0].score:.3f}." if rest else "; there is no other."),
     ]
@@ -366,7 +373,7 @@ def _reasoning(
     return " ".join(words)
 
 
-def _dollars(amount: float, *, up: bool = False) -> str:
+def dollars(amount: float, *, up: bool = False) -> str:
     """Six digits, without an exponent; with ``up`` never less than ``amount``, so that it may be asked for as a limit."""
     text = f"{amount:.6g}"
     if up and float(text) * ROUNDING < amount:

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from devpipe.machines.errors import ConfigurationError, ModelSelectionError
 from devpipe.machines.models.choice import ModelChoice
+from devpipe.machines.models.scoring import dollars, within
 from devpipe.machines.models.types import (
     Model,
     ModelSelectionRequest,
@@ -88,16 +89,16 @@ def choose_static(
             suggestions=(f"send at most {longest.max_tokens} tokens, to {longest.id}",),
         )
     budget = preferences.max_cost_per_request if request.max_cost is None else request.max_cost
-    payable = [model for model in fitting if model.estimated_cost(request.context_length) <= budget]
+    payable = [model for model in fitting if within(model.estimated_cost(request.context_length), budget)]
     if not payable:
         cheapest = min(fitting, key=lambda model: model.cost_per_token)
         cost = cheapest.estimated_cost(request.context_length)
         raise ModelSelectionError(
-            f"no model of the static table costs at most {budget:g} US dollars; the cheapest, {cheapest.id}, "
-            f"costs {cost:g} ({stand_in_for})",
+            f"no model of the static table costs at most {dollars(budget)}; the cheapest, {cheapest.id}, "
+            f"costs {dollars(cost)} ({stand_in_for})",
             code="BUDGET_EXCEEDED",
             details={"budget": budget, "cheapest": cheapest.id, "cost": cost},
-            suggestions=(f"allow {cost:g} US dollars for {cheapest.id}",),
+            suggestions=(f"allow a max_cost of {dollars(cost, up=True)} for {cheapest.id}",),
         )
     chosen, given_up = _by_wishes(payable, request, preferences)
     others = tuple(model for model in payable if model is not chosen)
@@ -141,5 +142,7 @@ def _wishes(
         wishes.append(("the quality 'high'", lambda model: model.quality_score >= _HIGH_QUALITY))
     providers = request.preferred_providers or preferences.preferred_providers
     if providers:
-        wishes.append((f"the providers {', '.join(providers)}", lambda model: model.provider in providers))
+        named = frozenset(provider.casefold() for provider in providers)
+        words = f"the providers {', '.join(providers)}"
+        wishes.append((words, lambda model: model.provider.casefold() in named))
     return wishes

@@ -125,6 +125,44 @@ async def test_it_may_be_opened_by_one_task_and_closed_by_another() -> None:
         await service.disconnect()
 
 
+async def test_when_two_parts_of_a_program_initialize_at_once_both_can_ask_when_it_returns() -> None:
+    peer = ModelPeer()
+    async with world_of(peer) as world:
+        service = devpipe.ModelSelectionService(world.url)
+        sources: list[str] = []
+
+        async def use() -> None:
+            await service.initialize()
+            sources.append((await service.select_for_task("chat")).source)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(use)
+        await service.disconnect()
+    assert sources == ["server"] * 3
+
+
+async def test_an_initialize_that_waits_for_another_one_begins_anew_when_that_is_cancelled() -> None:
+    peer = ModelPeer()
+    async with world_of(peer) as world:
+        service = devpipe.ModelSelectionService(world.url)
+        first = anyio.CancelScope()
+
+        async def cancelled() -> None:
+            with first:
+                await service.initialize()
+
+        async def waiting() -> None:
+            first.cancel()
+            await service.initialize()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancelled)
+            tasks.start_soon(waiting)
+        assert (await service.select_for_task("chat")).source == "server"
+        await service.disconnect()
+
+
 async def test_it_may_be_opened_again_and_its_listeners_stay() -> None:
     peer = ModelPeer()
     heard: list[Any] = []

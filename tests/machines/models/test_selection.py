@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from devpipe.machines.errors import (
     AllTransportsFailed,
@@ -181,7 +183,24 @@ def test_a_budget_is_kept_and_one_that_nothing_fits_names_the_cheapest() -> None
         choose(max_cost=0.0001)
     assert caught.value.code == "BUDGET_EXCEEDED"
     assert caught.value.details == {"budget": 0.0001, "cheapest": "cheap", "cost": pytest.approx(0.001)}
-    assert caught.value.suggestions == ("allow 0.001 US dollars for cheap",)
+    assert caught.value.suggestions == ("allow a max_cost of $0.001 for cheap",)
+
+
+@given(tokens=st.integers(1, 100_000))
+def test_the_budget_that_is_suggested_is_enough(tokens: int) -> None:
+    with pytest.raises(ModelSelectionError) as caught:
+        choose(max_cost=0.0, context_length=tokens)
+    enough = float(caught.value.suggestions[0].split("$")[1].split()[0])
+    assert choose(max_cost=enough, context_length=tokens).source == "static"
+
+
+def test_a_budget_that_differs_by_rounding_only_is_within() -> None:
+    cost = TABLE.models[0].estimated_cost(3000)
+    assert choose(max_cost=cost * (1 - 1e-12), context_length=3000).selected_model.id == "cheap"
+
+
+def test_providers_are_known_in_capitals_too_as_the_server_knows_them() -> None:
+    assert choose(preferred_providers=["OTHER"]).selected_model.id == "good"
 
 
 def test_a_context_is_kept_and_one_that_nothing_takes_names_the_longest() -> None:
