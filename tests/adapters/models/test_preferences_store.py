@@ -105,6 +105,69 @@ async def test_a_file_that_another_process_holds_is_a_clear_error_and_blocks_no_
         assert (await store.update("ann", {"priority": "cost"})).priority == "cost"
 
 
+async def test_whoever_reads_does_not_wait_for_those_who_wait_to_write(tmp_path: Path) -> None:
+    path = tmp_path / "p.sqlite"
+    async with PreferencesStore(path) as store:
+        await store.update("ann", {"priority": "cost"})
+        holder = sqlite3.connect(path, isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        refused = 0
+
+        async def update() -> None:
+            nonlocal refused
+            with pytest.raises(ModelSelectionError):
+                await store.update("bob", {"priority": "cost"})
+            refused += 1
+
+        with anyio.fail_after(BOUND):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(update)
+                await anyio.wait_all_tasks_blocked()
+                assert (await store.get("ann")).priority == "cost"
+                assert not refused, "the one who writes still waits"
+        holder.close()
+
+
+@pytest.mark.parametrize("first", ["get", "update"])
+async def test_what_is_told_as_kept_is_found_again_although_the_file_was_removed_meanwhile(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str
+) -> None:
+    path = tmp_path / "p.sqlite"
+    async with PreferencesStore(path) as store:
+        await store.update("ann", {"priority": "cost"})
+        path.unlink()
+        if first == "get":
+            assert await store.get("ann") == Preferences(), "it is gone, and is not remembered by us alone"
+        for number in range(50):
+            await store.update(f"u{number}", {"priority": "performance"})
+            assert (await store.get(f"u{number}")).priority == "performance"
+        assert str(path) in caplog.text
+    async with PreferencesStore(path) as store:
+        assert (await store.get("u49")).priority == "performance"
+        assert await store.get("ann") == Preferences()
+
+
+async def test_a_backup_that_is_put_back_counts_at_once_and_a_wrong_one_is_a_clear_error(
+    tmp_path: Path,
+) -> None:
+    path, backup = tmp_path / "p.sqlite", tmp_path / "b.sqlite"
+    async with PreferencesStore(backup) as store:
+        await store.update("ann", {"priority": "cost"})
+    async with PreferencesStore(path) as store:
+        await store.get("ann")
+        backup.replace(path)
+        assert (await store.get("ann")).priority == "cost"
+        (tmp_path / "text").write_text("no database, but rather more than the head of one is long" * 10)
+        (tmp_path / "text").replace(path)
+        for _ in range(2):
+            with pytest.raises(ModelSelectionError) as caught:
+                await store.get("ann")
+            assert caught.value.code == "SERVICE_UNAVAILABLE"
+        path.unlink()
+        assert await store.get("ann") == Preferences()
+        assert (await store.update("ann", {"priority": "cost"})).priority == "cost"
+
+
 async def test_a_caller_that_is_cancelled_leaves_the_store_in_order(tmp_path: Path) -> None:
     async with PreferencesStore(tmp_path / "p.sqlite") as store:
         for delay in (0, 0.0005, 0.001, 0.002):
