@@ -48,6 +48,8 @@ HANDSHAKE = "handshake"
 PONGS = frozenset({"pong", "health_pong"})
 _PROBES = frozenset({"ping", "health_ping"})
 _NULL = msgspec.Raw(b"null")
+#: What every JSON reader has exactly; more than any time or delay.
+MAX_NUMBER = 2**53
 
 
 class _Said(msgspec.Struct):
@@ -137,7 +139,8 @@ def peer_refusal(body: bytes, *, call_id: str) -> bytes:
 def _read(data: bytes | bytearray | memoryview, transport: str | None) -> _Said:
     try:
         said = _decoder.decode(data)
-        if said.response and said.type is None:  # nested; the inner one is the reply
+        # nested, the inner one is the reply; anything but an object there is a field of the program's own
+        if said.type is None and bytes(said.response).startswith(b"{"):
             return _decoder.decode(said.response)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:  # as in the envelope
         raise _strange(f"not a message of a deployed peer ({error})", data, transport) from error
@@ -172,7 +175,12 @@ def _id(value: object) -> str | None:
 
 
 def _time(value: object) -> float | None:
-    return read_time(value) if isinstance(value, (int, float, str)) else None
+    return _number(read_time(value)) if isinstance(value, (int, float, str)) else None
+
+
+def _number(value: object) -> float | None:
+    """A number, if it is one that we can count with: JSON's integers have no end."""
+    return value if isinstance(value, (int, float)) and abs(value) <= MAX_NUMBER else None
 
 
 def _error(error: object) -> ErrorBody:
@@ -188,13 +196,13 @@ def _error(error: object) -> ErrorBody:
             **(details if isinstance(details, dict) else {"details": details}),
             "suggestions": suggestions,
         }
-    outcome, retry_after = fields.get("outcome"), fields.get("retryAfter")
+    outcome, retry_after = fields.get("outcome"), _number(fields.get("retryAfter"))
     return ErrorBody(
         code=str(fields.get("code") or "error"),
         message=str(fields.get("message") or ""),
         details=details,
         outcome=outcome if isinstance(outcome, str) else None,
-        retryAfter=float(retry_after) if isinstance(retry_after, (int, float)) else None,
+        retryAfter=None if retry_after is None else float(retry_after),
     )
 
 

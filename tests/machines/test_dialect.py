@@ -130,7 +130,7 @@ def test_an_error_keeps_its_code_details_and_suggestions_in_whatever_form_it_com
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(max_size=5),
         lambda inner: st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
@@ -225,6 +225,37 @@ def test_an_error_status_with_nothing_for_us_is_judged_by_the_status(body: bytes
     read = reading(body, 404)
     assert isinstance(read, Unserved)
     assert not read.executed and "no DevPipe server" in read.failure.reason
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"timestamp": 10**400},
+        {"timestamp": -1e300},
+        {"offset": 10**400},
+        {"payload": 10**400},
+        {"response": None},
+    ],
+)
+def test_a_number_that_nobody_can_count_with_costs_no_reply(fields: dict[str, Any]) -> None:
+    body = said(id="c-1", **{"payload": 5, **fields})
+    assert isinstance(reading(body), Delivered)
+    envelope = decode(peer_answer(body, call_id="c-1"))
+    assert (envelope.reply_to, envelope.timestamp) == ("c-1", None)
+    assert payload(envelope) == {"payload": 5, **fields}["payload"]
+    assert payload(read_peer(body)) == payload(envelope)
+
+
+@pytest.mark.parametrize("later", [10**400, 1e300, "soon"])
+def test_an_error_is_an_error_whenever_its_server_says_to_come_back(later: Any) -> None:
+    error = {"code": "busy", "message": "later", "retryAfter": later}
+    for data in (
+        peer_answer(said(id="c-1", success=False, error=error), call_id="c-1"),
+        peer_refusal(said(id="c-1", success=False, error=error), call_id="c-1"),
+        peer_response(said(success=False, error=error), id="c-1"),
+    ):
+        assert data is not None
+        assert decode(data).error == ErrorBody(code="busy", message="later")
 
 
 def test_an_answer_that_is_no_object_is_no_answer() -> None:
