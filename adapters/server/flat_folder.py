@@ -156,22 +156,29 @@ class FlatFolderServer:
     def _sweep(self) -> None:
         """Remove our own responses that are surely old, with the claims that say that they are ours, and our drafts."""
         wall, age = self._server.clock.wall(), max(self._config.orphan_age, self._config.request_max_age)
+
+        def old(directory: Directory, name: str) -> bool:
+            modified = directory.modified(name)
+            return modified is not None and is_orphan(modified=modified, now=wall, age=age)
+
         try:
             for name in self._tmp.names():
-                modified = self._tmp.modified(name)
-                if modified is not None and is_orphan(modified=modified, now=wall, age=age):
+                if old(self._tmp, name):
                     self._tmp.remove(name)
             for name in self._claims.names():
-                modified, id = self._claims.modified(name), request_id(name)
-                if (
-                    id is not None
-                    and modified is not None
-                    and is_orphan(modified=modified, now=wall, age=age)
-                ):
-                    self._root.remove(response_name(id))
+                id = request_id(name)
+                if id is not None and old(self._claims, name):
+                    self._remove_response(response_name(id))
                     self._claims.remove(name)
         except OSError as error:
             log.warning("old responses cannot be removed: %s", error.strerror or error)
+
+    def _remove_response(self, name: str) -> None:
+        """What cannot be removed, one that is no file, keeps no other in its place."""
+        try:
+            self._root.remove(name)
+        except OSError as error:
+            log.warning("%r cannot be removed: %s", name[:80], error.strerror or error)
 
     def answer(self, id: str, data: bytes) -> None:
         """Put a response where its client looks for it: whole when its name appears."""

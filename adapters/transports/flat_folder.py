@@ -167,7 +167,7 @@ class FlatFolderLink:
                 self._take(host, root, name, id)
             elif id in self._late:
                 del self._late[id]
-                root.remove(name)
+                self._tidy(root, name)
 
     def _there(self) -> bool:
         """A directory that was removed while it is open is empty for ever."""
@@ -192,7 +192,7 @@ class FlatFolderLink:
         self._looks.pop(id, None)
         # the request first: a server that sees one without a response runs it
         self._take_back(root, id)
-        root.remove(name)
+        self._tidy(root, name)
         host.heard()
         host.deliver(reply)
 
@@ -203,9 +203,13 @@ class FlatFolderLink:
             host.trouble(Failure(kind=FailureKind.PROTOCOL, reason=words))
 
     def _take_back(self, root: Directory, id: str) -> None:
+        self._tidy(root, request_name(id))
+
+    def _tidy(self, root: Directory, name: str) -> None:
+        """Remove what nobody needs any more. What cannot be removed (another's, or no file) is left, and harms no call."""
         try:
-            root.remove(request_name(id))
+            root.remove(name)
         except OSError as error:
-            assert self._host is not None  # what is out was written by run
-            words = f"the request {id} cannot be removed: {error.strerror or error}"
+            assert self._host is not None  # whatever is in the folder was found or written by run
+            words = f"{name[:80]!r} cannot be removed: {error.strerror or error}"
             self._host.trouble(Failure(kind=FailureKind.PROTOCOL, reason=words))
