@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from heapq import nlargest
 from typing import cast
 
 __all__ = ["Rule", "flag", "number", "one_of", "similar", "show", "text", "texts", "whole"]
@@ -16,6 +17,9 @@ MAX_TEXT = 200
 #: Integers above this are shown by name: Python refuses to write very long ones.
 MAX_SHOWN = 10**30
 SHOWN_CHARS = 80
+#: A word is compared in full with so many: with a thousand, whoever asks for models that are not there would stop the server.
+MAX_COMPARED = 30
+MAX_ENDS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +93,24 @@ def flag() -> Rule:
 
 def similar(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?``, or nothing if no known word is near."""
-    near = get_close_matches(word[:MAX_TEXT], list(known), 1)
+    word = word[:MAX_TEXT]
+    likely = nlargest(MAX_COMPARED, known, key=lambda there: _same_ends(word, there))
+    near = get_close_matches(word, likely, 1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _same_ends(word: str, there: str) -> int:
+    """How many characters both begin and end with: all but one or two of them, where a pen has slipped."""
+    return _same_start(word, there) + _same_start(word[::-1], there[::-1])
+
+
+def _same_start(one: str, other: str) -> int:
+    count = 0
+    for a, b in zip(one[:MAX_ENDS], other[:MAX_ENDS], strict=False):  # one of them may be shorter
+        if a != b:
+            break
+        count += 1
+    return count
 
 
 def show(value: object) -> str:

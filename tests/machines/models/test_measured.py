@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devpipe.machines.errors import ModelSelectionError
+from devpipe.machines.models import rules
 from devpipe.machines.models.measured import HealthChanged, Measured, MeasuredConfig, MetricsChanged
 from devpipe.machines.models.types import ModelHealth, ModelReport, PerformanceMetrics, decode, encode
 
@@ -229,3 +231,20 @@ def test_whatever_is_reported_what_is_told_is_valid_on_the_wire(
         deadline = core.next_deadline()
         assert (deadline is None) == (set(last.values()) == {"healthy"})
         assert deadline is None or deadline > now
+
+
+@pytest.mark.parametrize("slip", ["acme/modell-0777", "acme/mdel-0777", "cme/model-0777", "acme/model-07770"])
+def test_the_model_that_was_meant_is_guessed_among_a_thousand_with_few_comparisons(
+    slip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+
+    def counting(word: str, known: list[str], n: int) -> list[str]:
+        compared.append(len(known))
+        return get_close_matches(word, known, n)
+
+    monkeypatch.setattr(rules, "get_close_matches", counting)
+    core = Measured(f"acme/model-{number:04}" for number in range(1000))
+    with pytest.raises(ModelSelectionError, match="did you mean 'acme/model-0777'"):
+        core.receive(report(id=slip), now=0, wall=0)
+    assert compared == [rules.MAX_COMPARED], "it costs the server a millisecond, not twenty"
