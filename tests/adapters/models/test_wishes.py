@@ -80,11 +80,11 @@ async def test_a_refused_change_takes_back_itself_and_no_other() -> None:
 
     @server.handler("preferences-update")
     async def update(message: devpipe.Message) -> Any:
-        if message.payload["preferences"].get("priority") == "cost":
+        if message.payload.get("priority") == "cost":
             asked.set()
             await refuse.wait()
             raise devpipe.HandlerError("not you", code="INVALID_REQUEST")
-        return {"preferences": message.payload["preferences"]}
+        return {"preferences": message.payload}
 
     async def change(models: devpipe.ModelSelector) -> None:
         with pytest.raises(devpipe.ModelSelectionError, match="not you"):
@@ -172,3 +172,26 @@ async def test_a_limit_that_json_cannot_say_is_refused_and_not_sent_as_no_limit(
                     await asking
                 assert caught.value.code == "INVALID_REQUEST"
     assert peer.requests == []
+
+
+async def test_a_deployed_server_hears_them_bare_and_may_say_what_it_likes() -> None:
+    server = devpipe.Server()
+    heard: list[Any] = []
+
+    @server.handler("preferences-update")
+    async def update(message: devpipe.Message) -> Any:
+        heard.append(message.payload)
+        return {"status": "updated"}
+
+    @server.handler("echo")
+    async def echo(message: devpipe.Message) -> Any:
+        return message.payload
+
+    with anyio.fail_after(20):
+        async with server, devpipe.ModelSelector(server, preferences=devpipe.Preferences()) as models:
+            synced = anyio.Event()
+            models.on("preferences_updated", lambda event: synced.set() if event.synced else None)
+            await synced.wait()
+            after = await models.update_preferences(priority="cost")
+            assert after.priority == models.preferences.priority == "cost"
+    assert heard[-1] == {"priority": "cost"}
