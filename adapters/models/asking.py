@@ -34,7 +34,7 @@ class Asking:
 
     def __init__(self, pipe: Pipe, *, patience: float) -> None:
         self._pipe = pipe
-        self.patience = Patience(patience)
+        self.patience = Patience(patience, first_seconds=pipe.config.connect_timeout)
 
     async def ask(
         self,
@@ -42,9 +42,9 @@ class Asking:
         payload: dict[str, Any],
         context: SelectionContext | None = None,
         *,
-        patient: bool = False,
+        patient: bool = True,
     ) -> Message:
-        """The reply; ``patient``: wait the whole timeout, even while nothing can be reached.
+        """The reply; not ``patient``: do not wait the whole timeout while nothing can be reached, something will stand in.
 
         Raises ``ModelSelectionError``, and ``PipeClosed``.
         """

@@ -80,7 +80,8 @@ class News:
             "server_changed": self._server_changed,
         }
         self._removers = [self._pipe.on(name, listener) for name, listener in table.items()]
-        self._look(None)
+        if self._pipe.active is not None or self._pipe.explain().state == "exhausted":
+            self._look(None)  # it is another's, and open for long
         tasks.start_soon(self._follow_pushes)
         tasks.start_soon(self._follow_server)
 

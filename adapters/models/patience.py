@@ -12,13 +12,18 @@ __all__ = ["Patience"]
 
 
 class Patience:
-    """``seconds`` without any transport, and whoever waits for an answer is let go."""
+    """``seconds`` without any transport, and whoever waits for an answer is let go.
 
-    def __init__(self, seconds: float, *, now: Callable[[], float] = anyio.current_time) -> None:
+    In the beginning nothing is lost yet: the first attempts have ``first_seconds``, unless all of them fail earlier.
+    """
+
+    def __init__(
+        self, seconds: float, *, first_seconds: float, now: Callable[[], float] = anyio.current_time
+    ) -> None:
         self.seconds = seconds
         self._now = now
         self._waiting: set[anyio.CancelScope] = set()
-        self._ends_at = now() + seconds
+        self._ends_at = now() + max(seconds, first_seconds)
 
     @property
     def over(self) -> bool:
@@ -27,8 +32,7 @@ class Patience:
 
     def offline(self) -> None:
         """No transport reaches the server; telling it again does not begin anew."""
-        if self._ends_at == math.inf:
-            self._set(self._now() + self.seconds)
+        self._set(min(self._ends_at, self._now() + self.seconds))
 
     def online(self) -> None:
         """A transport does."""

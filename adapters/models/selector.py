@@ -59,7 +59,7 @@ class ModelSelector:
     When the server gives no answer and ``fallback_enabled``: its answer to the same request of the last
     ``cache_duration`` seconds stands in, else the static table (``fallback_table``: a TOML or JSON file of one's own);
     ``source`` and ``stand_in_for`` of the choice say so. ``patience``: seconds without any transport after which that
-    happens, however long the timeout. ``monitoring_interval``: how often the health of the models is polled (seconds).
+    happens, however long the timeout; in the beginning it counts from the failure of the first attempts. ``monitoring_interval``: how often the health of the models is polled (seconds).
 
     Raises ``ConfigurationError`` that names what is wrong.
     """

@@ -39,7 +39,8 @@ pytestmark = pytest.mark.anyio
 
 async def test_over_a_server_that_is_well_every_transport_works_and_is_measured() -> None:
     async with serving() as world:
-        report = await diagnose(world.url, folder=world.folder)
+        # time enough for the largest message, however busy the machine
+        report = await diagnose(world.url, folder=world.folder, timeout=60.0)
     assert report.ok and report.working == ("websocket", "http", "folder")
     assert report.verdict == "websocket, http and folder work"
     for trial in report.trials:

@@ -22,7 +22,7 @@ class Now:
 
 async def test_it_counts_from_the_loss_and_not_from_the_last_time_it_was_told() -> None:
     now = Now()
-    patience = Patience(10, now=now)
+    patience = Patience(10, first_seconds=10, now=now)
     patience.online()
     assert not patience.over
     patience.offline()
@@ -35,9 +35,19 @@ async def test_it_counts_from_the_loss_and_not_from_the_last_time_it_was_told() 
     assert not patience.over
 
 
+async def test_the_first_attempts_have_longer_unless_all_of_them_fail() -> None:
+    now = Now()
+    slow, refused = (Patience(1, first_seconds=10, now=now) for _ in range(2))
+    refused.offline()
+    now.at += 2
+    assert (slow.over, refused.over) == (False, True)
+    now.at += 8
+    assert slow.over
+
+
 async def test_who_waits_is_let_go_when_it_is_over_and_not_while_somebody_can_be_reached() -> None:
     now = Now()
-    patience = Patience(0, now=now)
+    patience = Patience(0, first_seconds=10, now=now)
     patience.online()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
@@ -59,7 +69,7 @@ async def test_who_waits_is_let_go_when_it_is_over_and_not_while_somebody_can_be
 
 
 async def test_who_is_done_is_not_touched_any_more() -> None:
-    patience = Patience(0)
+    patience = Patience(0, first_seconds=0)
     patience.online()
     with patience.waiting() as scope:
         pass
