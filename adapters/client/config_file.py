@@ -69,7 +69,8 @@ def find_file(directory: Path | None = None) -> ConfigFile | None:
     for place in (start, *start.parents):
         for name in (NAME, PROJECT):
             # isfile says no where it may not look: what we cannot see is not there for us
-            if os.path.isfile(place / name):
+            # a link that leads nowhere was meant to lead somewhere
+            if os.path.isfile(place / name) or (name == NAME and _leads_nowhere(place / name)):
                 found = _read(place / name, must=False)
                 if found is not None:
                     return found
@@ -103,7 +104,10 @@ def _read(path: Path, *, must: bool) -> ConfigFile | None:
     try:
         text = content.decode("utf-8-sig")
         table: Any = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # what is no TOML, no UTF-8, an integer without an end, a list in lists
         raise _unusable(path, f"the configuration file {named} is no TOML: {error}") from error
     for name in TABLE if is_project else ():
         table = cast("dict[str, Any]", table).get(name) if isinstance(table, dict) else None
@@ -120,6 +124,10 @@ def _read(path: Path, *, must: bool) -> ConfigFile | None:
     prefix = "".join(f"{name}." for name in TABLE) if is_project else ""
     lines = dict(_lines(text))
     return ConfigFile(path=path, table=cast("dict[str, Any]", table), lines=lines, prefix=prefix)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def _is_trusted(owner: int) -> bool:
@@ -140,7 +148,7 @@ def _lines(text: str) -> Iterator[tuple[str, int]]:
         statement += f"{line}\n"
         try:
             document = tomllib.loads(statement)
-        except (tomllib.TOMLDecodeError, RecursionError):  # not all of it yet, or nothing to look into
+        except (ValueError, RecursionError):  # not all of it yet, or nothing to look into
             if number - first >= MAX_STATEMENT:
                 return
             continue

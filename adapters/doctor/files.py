@@ -60,7 +60,10 @@ def whose(path: Path, *, allow_shared: bool, uid: int) -> Finding:
         remedy = f"Start a server that serves it (`devpipe serve --folder {path}`), or correct the path."
         return _failed("folder", f"{path} does not exist", remedy)
     except OSError as error:
-        remedy = f"Let the user {uid} pass: every folder above {path} wants the right to be entered (x)."
+        if error.errno in (errno.EACCES, errno.EPERM):
+            remedy = f"Let the user {uid} pass: every folder above {path} wants the right to be entered (x)."
+        else:  # a file among the folders above it, links in a circle, a name that is too long, a mount that is gone
+            remedy = "Correct the path, or look after what stands in it."
         return _failed("folder", f"{path}: {words_of(error)}", remedy)
     if not stat.S_ISDIR(status.st_mode):
         return _failed("folder", f"{path} is no folder", "Give a folder: the path names something else.")

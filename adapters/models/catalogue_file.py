@@ -76,14 +76,17 @@ def _plain(data: object) -> object:
 
 def _read(file: Path, source: str) -> str:
     try:
-        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would be waited for
-            raise ConfigurationError(f"the catalogue {source!r} is no plain file")
-        with file.open("rb") as opened:
-            data = opened.read(MAX_BYTES + 1)
+        plain = stat.S_ISREG(file.stat().st_mode)
+        data = b""
+        if plain:  # a pipe would be waited for
+            with file.open("rb") as opened:
+                data = opened.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         raise ConfigurationError(
             f"the catalogue {source!r} cannot be read: {getattr(error, 'strerror', None) or error}"
         ) from error
+    if not plain:
+        raise ConfigurationError(f"the catalogue {source!r} is no plain file")
     if len(data) > MAX_BYTES:
         raise ConfigurationError(f"the catalogue {source!r} is larger than {MAX_BYTES:,} bytes")
     try:

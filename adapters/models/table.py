@@ -14,6 +14,9 @@ from devpipe.machines.models.static import StaticTable, read_table
 
 __all__ = ["load_table"]
 
+#: A table is no larger: a wrong name leads to a device or a dump (bytes).
+MAX_BYTES = 1024 * 1024
+
 
 def load_table(path: str | os.PathLike[str] | None = None) -> StaticTable:
     """The static table of this file, or the package's own.
@@ -25,13 +28,20 @@ def load_table(path: str | os.PathLike[str] | None = None) -> StaticTable:
         return read_table(tomllib.loads(text), source="of the package")
     file = Path(path)
     try:
-        raw = file.read_bytes()
+        with file.open("rb") as opened:
+            raw = opened.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        why = getattr(error, "strerror", None) or error
+        raise ConfigurationError(f"the static table {str(file)!r} cannot be read: {why}") from error
+    if len(raw) > MAX_BYTES:
+        raise ConfigurationError(f"the static table {str(file)!r} is larger than {MAX_BYTES:,} bytes")
+    try:
         data = msgspec.json.decode(raw) if file.suffix == ".json" else tomllib.loads(raw.decode("utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"the static table {str(file)!r} cannot be read: {error.strerror or error}"
-        ) from error
-    except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (
+        msgspec.DecodeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: no TOML, no UTF-8, an endless integer
         kind = "JSON" if file.suffix == ".json" else "TOML"
         raise ConfigurationError(f"the static table {str(file)!r} is no {kind}: {error}") from error
     return read_table(data, source=repr(str(file)))

@@ -346,6 +346,27 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason_and_the_variable(
     assert "cannot be read" in texts(devpipe.load_settings(environ={}, file="a\0b"))[0]
 
 
+def test_a_link_that_leads_nowhere_is_a_file_that_cannot_be_used_and_not_none(
+    write: Write, tmp_path: Path
+) -> None:
+    above = write("timeout = 1")
+    link = tmp_path / "a" / "devpipe.toml"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "unmounted" / "devpipe.toml")
+    settings = devpipe.load_settings(environ={}, directory=link.parent)
+    assert texts(settings) == [
+        f"the configuration file {str(link)!r} cannot be read: No such file or directory"
+    ]
+    link.unlink()
+    assert devpipe.load_settings(environ={}, directory=link.parent).file == above
+
+
+def test_an_integer_without_an_end_is_told_as_a_file_that_is_no_toml(write: Write) -> None:
+    file = write("timeout = 1" + "0" * 5000)
+    [text] = texts(devpipe.load_settings(environ={}, file=file))
+    assert str(file) in text and "is no TOML" in text
+
+
 def test_tables_made_by_hand_say_all_that_is_wrong_with_them() -> None:
     with pytest.raises(devpipe.ConfigurationError) as failed:
         devpipe.HttpConfig(prefix="x", max_connections=0, cost=3)

@@ -71,6 +71,20 @@ async def test_a_folder_without_owners_is_ours(tmp_path: Path) -> None:
     assert whose(tmp_path, allow_shared=False, uid=-1).status is Status.OK
 
 
+@pytest.mark.parametrize(
+    ("code", "word"), [(errno.ENOTDIR, "Correct the path"), (errno.EACCES, "the right to be entered")]
+)
+def test_what_is_to_be_done_about_a_path_is_about_what_is_wrong_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, word: str
+) -> None:
+    def stat(path: Path) -> None:
+        raise OSError(code, os.strerror(code), str(path))  # root may enter everything, so it is said here
+
+    monkeypatch.setattr(Path, "stat", stat)
+    found = whose(tmp_path / "folder", allow_shared=False, uid=1000)
+    assert found.status is Status.FAILED and word in (found.remedy or "")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs: /sys, in which nobody may make a file")
 async def test_a_folder_in_which_nothing_can_be_written() -> None:
     report = await diagnose(folder="/sys")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import devpipe
-from devpipe.adapters.models.table import load_table
+from devpipe.adapters.models.table import MAX_BYTES, load_table
 from devpipe.machines.models.types import TASK_TYPES
 
 OWN = {
@@ -49,6 +49,8 @@ def test_a_table_may_be_json(tmp_path: Path) -> None:
         ("table.toml", b"\xff", "is no TOML"),
         ("table.json", b"[" * 100_000, "is no JSON"),
         ("table.json", b"{}", "models"),
+        ("table.toml", b"x = 1" + b"0" * 5000, "is no TOML"),
+        ("table.toml", b"#" * (MAX_BYTES + 1), "larger than"),
     ],
 )
 def test_a_table_that_cannot_be_read_names_its_file(
@@ -64,3 +66,9 @@ def test_a_table_that_cannot_be_read_names_its_file(
 def test_a_table_that_is_not_there_names_its_file(tmp_path: Path) -> None:
     with pytest.raises(devpipe.ConfigurationError, match="nowhere.toml.*No such file"):
         load_table(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(("path", "words"), [("a\0b", "cannot be read"), ("/dev/zero", "larger than")])
+def test_a_name_that_leads_to_no_table_is_refused_and_not_read_for_ever(path: str, words: str) -> None:
+    with pytest.raises(devpipe.ConfigurationError, match=words):
+        load_table(path)
