@@ -20,6 +20,7 @@ from devpipe.adapters.models.asking import Asking, read_answer
 from devpipe.adapters.models.news import News
 from devpipe.adapters.models.table import load_table
 from devpipe.adapters.models.wishes import Wishes
+from devpipe.adapters.ports.clock import SystemClock
 from devpipe.machines.errors import ConfigurationError, ModelSelectionError, PipeClosed
 from devpipe.machines.models.cache import ChoiceCache
 from devpipe.machines.models.choice import ModelChoice, answered
@@ -105,7 +106,7 @@ class ModelSelector:
     async def __aenter__(self) -> ModelSelector:
         if self._own_pipe:
             await self.pipe.__aenter__()
-        self._now = anyio.current_time
+        self._clock = SystemClock()
         self._asking = Asking(self.pipe, patience=self._patience)
         self._wishes.start(self._asking)
         self._news = News(
@@ -239,6 +240,10 @@ class ModelSelector:
         if era == self._cache.era and (health is None or health.status != "offline"):
             self._cache.put(request, choice, now=self._now())
         return choice
+
+    def _now(self) -> float:
+        """By this an answer grows old while the machine sleeps, too."""
+        return self._clock.now() + self._clock.slept()
 
     def _stand_in(
         self, request: ModelSelectionRequest, preferences: Preferences, error: ModelSelectionError

@@ -13,6 +13,7 @@ from model_peer import MODEL, RESPONSE, ModelPeer
 
 import devpipe
 from devpipe.adapters.models.model_server import ModelServer
+from devpipe.adapters.ports.clock import SystemClock
 
 pytestmark = pytest.mark.anyio
 
@@ -151,6 +152,22 @@ async def test_an_answer_with_a_model_that_went_offline_meanwhile_never_stands_i
                 await late.server.push("health_update", {"model_id": MODEL["id"], "status": "offline"})
                 await offline.wait()
                 late.may.set()
+            assert (await models.select("chat")).source == "static"
+
+
+async def test_an_answer_grows_old_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    asleep = 0.0
+    monkeypatch.setattr(SystemClock, "slept", lambda clock: asleep)
+    peer = ModelPeer()
+    with anyio.fail_after(20):
+        async with peer.server() as server, devpipe.ModelSelector(server, cache_duration=300) as models:
+            await models.select("chat")
+            peer.answer = devpipe.HandlerError("I am ill", code="SERVICE_UNAVAILABLE")
+            asleep = 200.0
+            choice = await models.select("chat")
+            assert (choice.source, round(choice.age or 0, -2)) == ("cache", 200)
+            assert (await models.select("chat", max_age=100)).stand_in_for, "it was asked anew"
+            asleep = 8 * 3600.0
             assert (await models.select("chat")).source == "static"
 
 
