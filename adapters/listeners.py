@@ -52,7 +52,8 @@ class Listeners:
             )
         mailbox = _Mailbox(listener, self._log)
         self._mailboxes[name].append(mailbox)
-        if self._tasks is not None:
+        # what is closed, or is closing, calls nobody any more
+        if self._tasks is not None and not self._tasks.cancel_scope.cancel_called:
             self._tasks.start_soon(mailbox.run)
 
         def remove() -> None:

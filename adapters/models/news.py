@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from devpipe.adapters.client.pipe import Pipe
 from devpipe.adapters.listeners import Listeners
 from devpipe.adapters.models.asking import Asking, read_answer
-from devpipe.machines.errors import DevPipeError, ModelSelectionError
+from devpipe.machines.errors import DevPipeError, ModelSelectionError, PipeClosed
 from devpipe.machines.events import HealthUpdated, TransportFailed, TransportSwitched
 from devpipe.machines.message import Gap, Message
 from devpipe.machines.models.cache import ChoiceCache
@@ -135,6 +135,8 @@ class News:
             for step in tuple(steps) if self._connected else ():
                 try:
                     await step()
+                except PipeClosed:
+                    return  # the pipe was another's, who has closed it: whoever asks now is told so
                 except ModelSelectionError as error:
                     # nobody waits for this; the next round, or the next connection, tries again
                     log.debug("the models' health or preferences are not up to date: %s", error)

@@ -120,8 +120,14 @@ class ModelSelector:
         tasks = anyio.create_task_group()
         await tasks.__aenter__()
         self._tasks = tasks
-        self._listeners.start(tasks)
-        self._news.start(tasks)
+        try:
+            self._listeners.start(tasks)
+            self._news.start(tasks)
+        except (
+            BaseException
+        ) as error:  # the pipe of another, which is closed already: the task group is left all the same
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     async def __aexit__(
