@@ -115,7 +115,19 @@ def _run(function: Callable[[], Awaitable[T]], backend: str) -> T:
 
 
 def _token(file: Path | None) -> str | None:
-    return None if file is None else file.read_text(encoding="utf-8").strip()
+    try:
+        return None if file is None else file.read_text(encoding="utf-8").strip()
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: no UTF-8; what stands there may be a secret, and is not shown
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise click.UsageError(f"the token in {str(file)!r} cannot be read: {why}") from None
+
+
+def _refuse(word: str) -> NoReturn:
+    """Python reads NaN and Infinity, which JSON has not: they would be sent as null."""
+    raise ValueError(f"{word} is no number in JSON")
 
 
 def _settings(via: tuple[str, ...]) -> list[str] | None:
@@ -239,8 +251,8 @@ def send(
     Example: devpipe send echo '{"text": "hello"}' --server http://127.0.0.1:8000
     """
     try:
-        document = json.loads(payload)
-    except json.JSONDecodeError as error:
+        document = json.loads(payload, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or an integer without an end
         raise click.UsageError(f"the payload is no JSON ({error}): {payload[:60]!r}") from error
 
     async def run() -> None:
