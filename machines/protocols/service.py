@@ -6,7 +6,8 @@ lost path cancels nothing and every path that asked gets the reply. Only ``cance
 
 Feed ``receive``, carry out ``drain_effects``, call ``handle_deadline`` when ``next_deadline`` has come.
 
-Its parts: ``sessions.py`` what is held of clients, ``executions.py`` what runs, ``delivery.py`` who gets which bytes.
+Its parts: ``sessions.py`` what is held of clients, ``executions.py`` what runs, ``push_desk.py`` who listens to pushes,
+``delivery.py`` who gets which bytes.
 """
 
 from __future__ import annotations
@@ -36,13 +37,11 @@ from devpipe.machines.protocols.envelope import (
     Envelope,
     ErrorBody,
     decode,
-    encode_payload,
-    encode_push,
     encode_reply,
 )
 from devpipe.machines.protocols.executions import BUSY_FOR, Executions
 from devpipe.machines.protocols.profiles import profile_of
-from devpipe.machines.protocols.pushes import STREAM
+from devpipe.machines.protocols.push_desk import PushDesk
 from devpipe.machines.protocols.serving import (
     Arrived,
     ClosePath,
@@ -55,8 +54,7 @@ from devpipe.machines.protocols.serving import (
     Shutdown,
     StreamOpened,
 )
-from devpipe.machines.protocols.sessions import ServerPath, ServerSession, Sessions
-from devpipe.machines.protocols.timetable import Timetable
+from devpipe.machines.protocols.sessions import ServerPath, Sessions
 
 __all__ = ["MAX_BAD_MESSAGES", "Service"]
 
@@ -85,7 +83,7 @@ class Service:
         self._sessions = Sessions(config, epochs)
         self._out = Delivery()
         self._executions = Executions(config=config, types=types, out=self._out)
-        self._held: Timetable[int] = Timetable()  #: paths on which a poll is held
+        self._desk = PushDesk(config=config, out=self._out)
         self._closing = False
 
     @property
@@ -114,7 +112,7 @@ class Service:
             case StreamOpened():
                 self._stream_opened(item, now=now, wall=wall)
             case Pushed():
-                self._pushed(item, wall=wall)
+                self._desk.pushed(item, self._sessions, wall=wall)
             case Shutdown():
                 self._shutdown(wall=wall)
             case _ as never:
@@ -122,14 +120,13 @@ class Service:
 
     def next_deadline(self) -> float | None:
         """When ``handle_deadline`` wants to be called."""
-        times = (self._executions.next_deadline(), self._held.next_deadline(), self._sessions.next_deadline())
+        times = (self._executions.next_deadline(), self._desk.next_deadline(), self._sessions.next_deadline())
         return min((at for at in times if at is not None), default=None)
 
     def handle_deadline(self, *, now: float, wall: int) -> None:
         """Announce calls that take long, answer held requests, end handlers that hang, forget idle sessions."""
         self._executions.handle_deadline(now=now, wall=wall)
-        while (number := self._held.pop_due(now)) is not None:
-            self._out.answer_poll(self._out.paths[number], wall=wall)  # a path that has gone was disarmed
+        self._desk.handle_deadline(now=now, wall=wall)
         self._sessions.forget_idle(now=now)
 
     def drain_effects(self) -> list[ServiceEffect]:
@@ -158,7 +155,7 @@ class Service:
                 for p in self._out.paths.values()
             ),
             self._executions.snapshot(),
-            tuple(self._held.items()),
+            self._desk.snapshot(),
             self._closing,
             self.bad_messages,
         )
@@ -173,29 +170,9 @@ class Service:
             path.session = None if session is None else self._sessions.get(session)
             path.poll, path.bad, path.listening, path.nested = poll, bad, listening, nested
         self._executions.restore(executions, self._sessions)
-        self._held = Timetable()
-        for number, at in held:
-            self._held.arm(number, at)
+        self._desk.restore(held)
 
     # --- paths ----------------------------------------------------------------------------------------
-
-    def _bind(self, path: ServerPath, session: ServerSession) -> None:
-        if path.session is not session:
-            self._unbind(path)
-            path.session, path.listening = session, False
-            if path.transport != "folder":  # a folder tells nobody that its client has gone
-                session.paths.add(path.number)
-
-    def _unbind(self, path: ServerPath) -> None:
-        session = path.session
-        if session is not None:
-            path.session = None
-            session.paths.discard(path.number)
-            session.pushes.drop_path(path.number)
-            if session.stream == path.number:
-                session.stream = None
-            if session.poll == path.number:
-                session.poll = None
 
     def _path_opened(self, item: PathOpened) -> None:
         path = self._out.paths[item.path] = ServerPath(item.path, item.transport, item.max_message_bytes)
@@ -205,8 +182,8 @@ class Service:
     def _path_closed(self, number: int) -> None:
         path = self._out.paths.pop(number, None)
         if path is not None:
-            self._unbind(path)
-            self._held.disarm(number)
+            path.unbind()
+            self._desk.gone(number)
 
     def _close_path(self, path: ServerPath, code: int, error: ErrorBody) -> None:
         self._path_closed(path.number)
@@ -228,7 +205,7 @@ class Service:
         if older is not None:
             text = "a newer stream of this session is open"
             self._close_path(older, 1000, ErrorBody(code="replaced", message=text))
-        self._bind(path, session)
+        path.bind(session)
         session.stream = item.path
         epoch, colon, seen = item.last_event_id.rpartition(":")
         if colon and epoch == session.pushes.epoch and seen.isascii() and seen.isdigit() and len(seen) < 17:
@@ -290,7 +267,7 @@ class Service:
             return
         session = path.session
         if session is not None and self._sessions.get(session.id) is not session:
-            self._unbind(path)  # a client of the folder that was silent for too long
+            path.unbind()  # a client of the folder that was silent for too long
             self._unknown_session(path, envelope.id, wall=wall)
             return
         if envelope.session is not None:
@@ -314,12 +291,17 @@ class Service:
                 self._executions.request(path, envelope, session, now=now, wall=wall)
             case Probe():
                 self._probe(path, envelope, control, wall=wall)
-            case PushProbe():
-                self._push_probe(path, envelope, control, session, wall=wall)
-            case Attach():
-                self._attach(path, envelope, control, session, wall=wall)
-            case Poll():
-                self._poll(path, envelope, control, session, now=now, wall=wall)
+            case PushProbe() if session is not None:
+                self._desk.probe(path, envelope, control, session, wall=wall)
+            case Attach() if session is not None:
+                self._desk.attach(path, envelope, control, session, wall=wall)
+            case Poll() if session is not None:
+                if envelope.id is None or not path.http:
+                    self._bad(path, envelope.id, "a poll has an id and comes over HTTP", wall=wall)
+                else:
+                    self._desk.poll(path, envelope.id, control, session, now=now, wall=wall)
+            case PushProbe() | Attach() | Poll():
+                self._unknown_session(path, envelope.id, wall=wall)
             case Cancel():
                 if session is not None:
                     self._executions.cancel(session, control.id, wall=wall)
@@ -365,7 +347,7 @@ class Service:
         if envelope.id is not None:
             session.replies.note(envelope.id)
         if not path.http:
-            self._bind(path, session)
+            path.bind(session)
         payload = hello_payload(
             server=self.identity,
             nonce=hello.nonce,
@@ -383,83 +365,3 @@ class Service:
         payload = hello_payload(server=self.identity, nonce=probe.nonce, time=wall)
         data = encode_reply(reply_to=envelope.id, type=type, payload=payload, timestamp=wall)
         self._out.send(path, data, reply_to=envelope.id)
-
-    # --- pushes ---------------------------------------------------------------------------------------
-
-    def _push_probe(
-        self,
-        path: ServerPath,
-        envelope: Envelope,
-        probe: PushProbe,
-        session: ServerSession | None,
-        *,
-        wall: int,
-    ) -> None:
-        if session is None:
-            self._unknown_session(path, envelope.id, wall=wall)
-            return
-        payload = encode_payload({"nonce": probe.nonce}, type=envelope.type)
-        data = encode_reply(reply_to=envelope.id, payload=payload, timestamp=wall)
-        self._out.send(path, data, reply_to=envelope.id)
-        session.pushes.append(envelope.type, payload, timestamp=wall)
-        self._out.flush(session, wall=wall)
-
-    def _attach(
-        self,
-        path: ServerPath,
-        envelope: Envelope,
-        attach: Attach,
-        session: ServerSession | None,
-        *,
-        wall: int,
-    ) -> None:
-        if session is None:
-            self._unknown_session(path, envelope.id, wall=wall)
-            return
-        if not path.http:
-            self._bind(path, session)
-        pushes = session.pushes
-        target = STREAM if path.http else path.number
-        gap = pushes.attach(attach.number, target, epoch=attach.epoch, after=attach.after)
-        place = {"epoch": pushes.epoch, "offset": pushes.offset, "gap": gap}
-        data = encode_reply(
-            reply_to=envelope.id, payload=encode_payload(place, type="attach"), timestamp=wall
-        )
-        self._out.send(path, data, reply_to=envelope.id)
-        self._out.flush(session, wall=wall)
-
-    def _poll(
-        self,
-        path: ServerPath,
-        envelope: Envelope,
-        poll: Poll,
-        session: ServerSession | None,
-        *,
-        now: float,
-        wall: int,
-    ) -> None:
-        if session is None:
-            self._unknown_session(path, envelope.id, wall=wall)
-            return
-        if envelope.id is None or not path.http:
-            self._bad(path, envelope.id, "a poll has an id and comes over HTTP", wall=wall)
-            return
-        held = self._out.paths.get(session.poll) if session.poll is not None else None
-        if held is not None:
-            self._out.answer_poll(held, wall=wall)  # one at a time: the newer one is the one that is read
-        self._bind(path, session)
-        after = session.pushes.place(poll.epoch, poll.after)[0] if poll.epoch else session.pushes.attached
-        path.poll = (envelope.id, after)
-        session.poll = path.number
-        if self._out.has_for_poll(path, session):
-            self._out.answer_poll(path, wall=wall)
-        else:
-            self._held.arm(path.number, now + max(0.0, min(poll.hold, self.config.hold)))
-
-    def _pushed(self, item: Pushed, *, wall: int) -> None:
-        for session in self._sessions.all():
-            if item.session is None or item.session == session.name:
-                session.pushes.append(item.type, item.payload, timestamp=wall)
-                self._out.flush(session, wall=wall)
-        if item.session is None and not self._profile.sessions:
-            self._out.broadcast(encode_push(type=item.type, payload=item.payload, timestamp=wall))

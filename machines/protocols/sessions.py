@@ -42,6 +42,26 @@ class ServerPath:
         self.listening = False  #: a client without a session hears all pushes here
         self.nested = False  #: it looks for its reply inside ``response``
 
+    def bind(self, session: ServerSession) -> None:
+        """This way leads to that client."""
+        if self.session is not session:
+            self.unbind()
+            self.session, self.listening = session, False
+            if self.transport != "folder":  # a folder tells nobody that its client has gone
+                session.paths.add(self.number)
+
+    def unbind(self) -> None:
+        """It leads to nobody any more."""
+        session = self.session
+        if session is not None:
+            self.session = None
+            session.paths.discard(self.number)
+            session.pushes.drop_path(self.number)
+            if session.stream == self.number:
+                session.stream = None
+            if session.poll == self.number:
+                session.poll = None
+
 
 class ServerSession:
     """One client. It outlives its paths."""

@@ -166,7 +166,7 @@ async def test_streams_and_sockets_are_bounded(serving: Serving, make_server: Ma
 async def until_held(server: devpipe.Server) -> None:
     """Wait until a poll is held: a private look, because a server that says nothing says it to nobody."""
     with anyio.fail_after(BOUND):
-        while not server._service._held:
+        while not server._service._desk._held:
             await anyio.lowlevel.checkpoint()
 
 
