@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import hypercorn
 
+from devpipe.adapters.server.feed import Feed
 from devpipe.adapters.server.strict import strict
 from devpipe.adapters.waiter import in_trio
 
@@ -45,8 +46,13 @@ async def listen(
 
 def _wrap(app: Asgi) -> Any:
     async def wrapped(scope: Any, receive: Any, send: Any, _spawn: object, _call_soon: object) -> None:
+        feed = Feed.of(send)
         socket = strict(send) if scope["type"] == "websocket" else None
-        await app(scope, receive, send)
+        try:
+            await app(scope, receive, send)
+        finally:
+            if feed is not None:
+                feed.end()
         if socket is not None:
             await socket.linger()
 
