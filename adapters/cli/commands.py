@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 
 import devpipe
+from devpipe.cli.catalogue import catalogue
 from devpipe.cli.config import config
 
 __all__ = ["main"]
@@ -67,6 +68,7 @@ def cli(debug: bool) -> None:
         logging.getLogger("devpipe").setLevel(logging.DEBUG)
 
 
+cli.add_command(catalogue)
 cli.add_command(config)
 
 

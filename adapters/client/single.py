@@ -174,7 +174,7 @@ class SingleTransport:
         failure = transport.last_failure or transport.lifecycle.last_failure
         if failure is None or transport.lifecycle.state is LifecycleState.READY:
             error: DevPipeError = TransportError(
-                f"{transport.type} is not connected ({transport.lifecycle.state.value})",
+                f"{transport.type} is not connected ({transport.lifecycle.state.value}): await connect() first",
                 kind=FailureKind.UNAVAILABLE,
                 transport=transport.id,
             )

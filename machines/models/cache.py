@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import msgspec
+from msgspec import structs
 
 from devpipe.machines.models.choice import ModelChoice, remembered
 from devpipe.machines.models.types import ModelSelectionRequest
 
 __all__ = ["ChoiceCache"]
 
-_key = msgspec.json.Encoder(order="sorted").encode
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+def _key(request: ModelSelectionRequest) -> bytes:
+    """What is asked for; how long the asker waits for it makes it no other question."""
+    if request.timeout_ms is not None:
+        request = structs.replace(request, timeout_ms=None)
+    return _encode(request)
 
 
 class ChoiceCache:
@@ -42,7 +50,7 @@ class ChoiceCache:
         max_age: float | None = None,
         stand_in_for: str | None = None,
     ) -> ModelChoice | None:
-        """The choice for this very request, marked ``cache`` with its age, or None if there is none young enough.
+        """The choice for this request, whatever its timeout, marked ``cache`` with its age, or None if there is none young enough.
 
         ``max_age`` in seconds; no choice older than the cache's duration is ever given.
         """

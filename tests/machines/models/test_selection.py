@@ -99,6 +99,15 @@ def test_the_cache_gives_what_is_young_enough_with_its_age_and_marked() -> None:
     assert cache.get(ModelSelectionRequest(task_type="planning"), now=103) is None
 
 
+def test_the_time_that_somebody_waits_makes_it_no_other_request() -> None:
+    cache = ChoiceCache(duration=10)
+    cache.put(CHAT, answered(response()), now=0)
+    hurried = ModelSelectionRequest(task_type="chat", timeout_ms=2000)
+    assert cache.get(hurried, now=1) is not None
+    dear = ModelSelectionRequest(task_type="chat", timeout_ms=2000, max_cost=0.1)
+    assert cache.get(dear, now=1) is None
+
+
 def test_nothing_older_than_the_duration_is_ever_given() -> None:
     cache = ChoiceCache(duration=10)
     cache.put(CHAT, answered(response()), now=100)
