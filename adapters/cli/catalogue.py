@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 import click
@@ -20,12 +19,11 @@ def catalogue(file: Path | None) -> None:
     A FILE is read as "devpipe serve --catalogue FILE" reads it: every mistake is told with its line, and the exit code
     is 2.
     """
-    if file is None:
-        example = resources.files("devpipe.adapters.models").joinpath("data/catalogue.toml")
-        click.echo(example.read_text("utf-8"), nl=False)
-        return
-    from devpipe.adapters.models.catalogue_file import load_catalogue
+    from devpipe.adapters.models.catalogue_file import EXAMPLE, load_catalogue
 
+    if file is None:
+        click.echo(EXAMPLE.read_text("utf-8"), nl=False)
+        return
     found = load_catalogue(file)
     dated = f", dated {found.dated}" if found.dated else ", without a date: say when its prices were true"
     click.echo(f"{file}: {len(found.models)} models{dated}")

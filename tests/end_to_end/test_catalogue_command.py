@@ -33,7 +33,7 @@ def test_a_mistake_is_told_with_its_line(tmp_path: Path) -> None:
     )
     checked = run(str(file))
     assert checked.returncode == 2
-    assert f"{file}:18: models[0].max_tokens = 'many' is not allowed" in checked.stderr
+    assert f"{file}:17: models[0].max_tokens = 'many' is not allowed" in checked.stderr
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
