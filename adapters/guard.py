@@ -48,7 +48,11 @@ class Breaker:
         permit = self.core.acquire(now=now)
         if permit is None:
             retry_after = self.core.retry_after(now=now)
-            raise CircuitOpen(f"the circuit is {self.core.state.value}", retry_after=retry_after)
+            when = "until its operator resets it" if retry_after is None else f"for {retry_after:.1f} s more"
+            raise CircuitOpen(
+                f"the circuit breaker {self.core.name} is {self.core.state.value} {when}",
+                retry_after=retry_after,
+            )
         self._held.set((*self._held.get(), (permit, now)))
         return self
 
