@@ -56,6 +56,9 @@ async def test_connections_of_clients_that_vanish_while_they_send_are_closed() -
     with anyio.fail_after(30):
         async with serving(make_server()) as world:
             port = urlsplit(world.url).port or 0
+            await anyio.to_thread.run_sync(
+                send_and_vanish, port, CLIENTS
+            )  # now it listens, and all that it has is open
             before = sockets()
             for number in range(CLIENTS):
                 await anyio.to_thread.run_sync(send_and_vanish, port, number)
