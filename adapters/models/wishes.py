@@ -13,9 +13,9 @@ from msgspec import structs
 
 from devpipe.adapters.listeners import Listeners
 from devpipe.adapters.models.asking import Asking, read_answer
-from devpipe.machines.errors import ModelSelectionError
+from devpipe.machines.errors import ConfigurationError, ModelSelectionError
 from devpipe.machines.models.events import PreferencesUpdated
-from devpipe.machines.models.preferring import DEFAULT_USER, change_by_name
+from devpipe.machines.models.preferring import DEFAULT_USER, change_by_name, read_user
 from devpipe.machines.models.types import ModelSelectionRequest, Preferences, PreferencesAnswer, encode
 from devpipe.machines.models.verdicts import is_answer, is_unknown
 
@@ -23,11 +23,20 @@ __all__ = ["Wishes"]
 
 
 class Wishes:
-    """``given``: these instead of those that the server has kept. ``forget`` is called when they have changed."""
+    """``given``: these instead of those that the server has kept. ``forget`` is called when they have changed.
+
+    Raises ``ConfigurationError`` if the server would refuse either, each time that a model is asked for.
+    """
 
     def __init__(
         self, *, user: str, given: Preferences | None, listeners: Listeners, forget: Callable[[], None]
     ) -> None:
+        try:
+            read_user({"user": user})
+            if given is not None:  # a struct that was made by hand may hold anything
+                given = change_by_name(Preferences(), encode(given))
+        except ModelSelectionError as error:
+            raise ConfigurationError(f"user or preferences are not allowed: {error}") from error
         self.value = given or Preferences()  #: what selections go by now
         self._user = user
         self._listeners = listeners

@@ -212,3 +212,20 @@ async def test_a_deployed_server_hears_them_bare_and_may_say_what_it_likes() -> 
             after = await models.update_preferences(priority="cost")
             assert after.priority == models.preferences.priority == "cost"
     assert heard[-1] == {"priority": "cost"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"user": ""}, "user = ''"),
+        ({"user": "x" * 300}, "user = "),
+        ({"user": "a\nb"}, "user = "),
+        ({"preferences": devpipe.Preferences(max_cost_per_request=-1)}, "max_cost_per_request = -1"),
+        ({"preferences": devpipe.Preferences(timeout_preference=float("inf"))}, "timeout_preference = inf"),
+    ],
+)
+def test_who_asks_and_what_they_prefer_is_refused_at_once_if_no_server_would_take_it(
+    wrong: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(devpipe.ConfigurationError, match=named):
+        devpipe.ModelSelector("http://127.0.0.1:9", **wrong)
