@@ -81,10 +81,7 @@ class ModelSelector:
         **options: Unpack[PipeOptions],
     ) -> None:
         _check(cache_duration=cache_duration, max_age=max_age, patience=patience)
-        if not 0 < monitoring_interval < float("inf"):
-            raise ConfigurationError(
-                f"monitoring_interval = {monitoring_interval!r} is not allowed: give seconds above 0"
-            )
+        _check(above=True, monitoring_interval=monitoring_interval)
         if pipe is not None and (server_url is not None or options):
             raise ConfigurationError("pipe= is given: give no address and no options of connect beside it")
         self.pipe = connect(server_url, wait=False, **options) if pipe is None else pipe
@@ -366,7 +363,9 @@ class ModelSelector:
         return f"<ModelSelector {state}>"
 
 
-def _check(**seconds: float) -> None:
+def _check(*, above: bool = False, **seconds: object) -> None:
     for name, value in seconds.items():
-        if not 0 <= value < float("inf"):
-            raise ConfigurationError(f"{name} = {value!r} is not allowed: give seconds, at least 0")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 <= value < float("inf") or (above and value == 0):
+            least = "above 0" if above else "at least 0"
+            raise ConfigurationError(f"{name} = {value!r} is not allowed: give seconds, {least}")
