@@ -365,7 +365,7 @@ class ModelSelector:
 
 def _check(*, above: bool = False, **seconds: object) -> None:
     for name, value in seconds.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 <= value < float("inf") or (above and value == 0):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+        if not number or (above and value == 0):
             least = "above 0" if above else "at least 0"
             raise ConfigurationError(f"{name} = {value!r} is not allowed: give seconds, {least}")
