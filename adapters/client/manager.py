@@ -324,6 +324,11 @@ class Manager:
         if not answer.known and answer.server == self.session.server and answer.server:
             self._new_session("the server has forgotten our session")
             return False
+        if self.session.server not in (None, answer.server):
+            # the process that knows us may be gone, and the paths on which its answers are awaited may not know it yet
+            for other in self.transports.values():
+                if other is not transport and other.terms.server == self.session.server:
+                    other.suspect()
         known = self.session.answered(answer)
         if known and answer.push is not None:
             self.pushes.begin(answer.push)

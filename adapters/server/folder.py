@@ -1,7 +1,8 @@
 """The server's side of the shared folder: a request is claimed, recorded, executed, answered, and only then removed.
 
-Several processes may serve one folder: each request is claimed by one of them. What a killed server had claimed is
-never run again: its clients learn from the changed identity that it may have run.
+One server serves a folder: while the beat of another moves, ``run`` refuses, since a client would be sent from one to
+the other. Should there be two for a moment all the same, each request is claimed by one of them. What a killed server had
+claimed is never run again: its clients learn from the changed identity that it may have run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskStatus
 
-from devpipe.adapters.ports.folder import Directory, Folder, draft_name, open_directory
+from devpipe.adapters.ports.folder import Directory, Folder, NotAFile, draft_name, open_directory
 from devpipe.adapters.ports.watcher import Watcher
 from devpipe.machines.config import FolderConfig
 from devpipe.machines.errors import ConfigurationError
@@ -22,10 +23,14 @@ from devpipe.machines.message import Position
 from devpipe.machines.protocols.envelope import valid_id
 from devpipe.machines.protocols.folder import (
     BEAT,
+    MAX_BEAT,
+    Beat,
     beat_data,
     client_of,
+    is_fresh,
     is_orphan,
     push_name,
+    read_beat,
     request_id,
     request_name,
     response_name,
@@ -43,6 +48,10 @@ log = logging.getLogger("devpipe.server.folder")
 ENVELOPE_ROOM = 4096
 #: Clients that are kept in mind; the one that was silent longest makes room.
 MAX_CLIENTS = 10_000
+#: A beat of another server that has not moved for so long (seconds) is that of a dead one ...
+LOOKS_FOR = 1.5 * BEAT
+#: ... and so often it is looked at.
+LOOK_EVERY = 0.1
 
 
 class FolderServer:
@@ -58,11 +67,15 @@ class FolderServer:
         self.refused = 0  #: entries that were no requests, and were left alone
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
-        """Serve until cancelled. Raises ``ConfigurationError`` if the folder cannot be served."""
+        """Serve until cancelled.
+
+        Raises ``ConfigurationError`` if the folder cannot be served, or if another server does.
+        """
         opened: list[Directory] = []
         try:
             try:
                 self._open(opened)
+                await self._see_that_we_are_alone()
                 self._beat(0)
             except OSError as error:
                 raise ConfigurationError(
@@ -79,6 +92,7 @@ class FolderServer:
                     await self._serve()
             finally:
                 watcher.stop()
+                self._say_goodbye()
         finally:
             for directory in opened:
                 directory.close()
@@ -100,6 +114,47 @@ class FolderServer:
             Place.CLAIMS: self.claims,
         }
         self._files = Folder(self._places, now=self.files_now)
+
+    async def _see_that_we_are_alone(self) -> None:
+        """Raises ``ConfigurationError`` if the beat of another server moves. After a kill that costs 1.5 s at most."""
+        first = self._read_beat()
+        modified = self._root.modified("server.json")
+        if first is None or modified is None or not is_fresh(modified=modified, now=self._stamp()):
+            return
+        with anyio.move_on_after(LOOKS_FOR):
+            while True:
+                await anyio.sleep(LOOK_EVERY)
+                beat = self._read_beat()
+                if beat is not None and beat != first:
+                    raise ConfigurationError(
+                        f"another server, {beat.server}, serves the folder {str(self._path)!r}: its beat moved; "
+                        "stop it, or give another folder"
+                    )
+
+    def _stamp(self) -> float:
+        """What time it is for whoever keeps the files: a new one is stamped with it."""
+        name = draft_name()
+        self.tmp.write(name, b"")
+        try:
+            stamped = self.tmp.modified(name)
+        finally:
+            self.tmp.remove(name)
+        return self._server.clock.wall() if stamped is None else stamped
+
+    def _read_beat(self) -> Beat | None:
+        try:
+            return read_beat(self._root.read("server.json", MAX_BEAT))
+        except (FileNotFoundError, NotAFile):
+            return None  # nobody has served here, or something was planted: no sign of a server
+
+    def _say_goodbye(self) -> None:
+        """Take our beat away: nobody needs to wait for a server that has ended, neither a client nor the next server."""
+        try:
+            beat = self._read_beat()
+            if beat is not None and beat.server == self._server.identity:
+                self._root.remove("server.json")
+        except OSError as error:  # it stays, and says by standing still that we are gone
+            log.warning("the beat cannot be removed: %s", error.strerror or error)
 
     def files_now(self) -> float:
         """What time it is on the clock that stamps the files, which another machine may keep: by the last beat.

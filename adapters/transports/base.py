@@ -344,6 +344,10 @@ class Transport:
         """The machine slept: the connection is suspect."""
         self.feed(Resumed(slept=slept))
 
+    def suspect(self) -> None:
+        """There is a sign that the server of this connection is gone: probe it at once."""
+        self.feed(Resumed(slept=0.0))
+
     def finish_draining(self) -> None:
         """Part of the owner's sweep: tell the lifecycle when nothing is in flight any more."""
         if self.lifecycle.state is LifecycleState.DRAINING and self.in_flight == 0:

@@ -32,6 +32,7 @@ from devpipe.machines.errors import ConfigurationError, FailureKind, QueueFull
 from devpipe.machines.inputs import Failure
 from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.folder import (
+    MAX_BEAT,
     Beat,
     BeatWatch,
     read_beat,
@@ -42,7 +43,9 @@ from devpipe.machines.protocols.folder_steps import Place, collect, give, sweep,
 
 __all__ = ["FolderLink", "factory"]
 
-MAX_BEAT = 4096
+#: While something waits for an answer, the beat is looked at this often (seconds): a beat that was written just before
+#: the server died would otherwise be news a whole beat later, and silence be known that much later.
+CLOSE_LOOK = 0.25
 
 
 def factory(context: TransportContext) -> Transport | None:
@@ -88,6 +91,7 @@ class FolderLink:
         self._wake: Waiter | None = None
         self._stirred = False
         self._beats = BeatWatch()
+        self._looked_at = float("-inf")
         self._watcher: Watcher | None = None
         self._open: list[Directory] = []
         self._strange: set[str] = set()
@@ -137,7 +141,8 @@ class FolderLink:
                 continue
             if not self._stirred:
                 self._wake = self._make_waiter()
-                with anyio.move_on_after(self._config.rescan_interval):
+                interval = self._config.rescan_interval
+                with anyio.move_on_after(min(interval, CLOSE_LOOK) if self._out else interval):
                     await self._wake
                 self._wake = None
             self._stirred = False
@@ -153,6 +158,7 @@ class FolderLink:
         await anyio.lowlevel.checkpoint()
 
     def established(self, terms: Terms) -> None:
+        self._beats.known = terms.server
         self._sweep()
 
     def explain(self) -> str:
@@ -262,16 +268,30 @@ class FolderLink:
     def _look_at_beat(self) -> None:
         assert self._host is not None  # as above
         now = self._clock.now()
-        if not self._beats.due(now=now):
+        if not self._beats.due(now=now) and (not self._out or now < self._looked_at + CLOSE_LOOK):
             return  # the file is not read for every message
+        self._looked_at = now
         self._check_home()
-        if self._beats.look(self._read_beat(), now=now):
+        try:
+            beat = self._read_beat()
+        except FileNotFoundError as error:
+            raise self._end(nobody_serves(self._folder)) from error
+        except OSError as error:
+            raise self._end(failure_of("the server's beat cannot be read", error)) from error
+        if self._beats.look(beat, now=now):
             self._host.heard()
+        if self._beats.replaced:
+            reason = "another server serves the folder now"
+            raise self._end(Failure(kind=FailureKind.NETWORK, reason=reason))
         if self._beats.gone:
-            self._take_back()
-            raise LinkLost(
-                Failure(kind=FailureKind.TIMEOUT, reason="the folder's server gives no sign of life")
-            )
+            reason = "the folder's server gives no sign of life"
+            raise self._end(Failure(kind=FailureKind.TIMEOUT, reason=reason))
+
+    def _end(self, failure: Failure) -> LinkLost:
+        """The server is gone: what it has answered to the last is taken, all else is taken back."""
+        self._take_all()
+        self._take_back()
+        return LinkLost(failure)
 
     def _read_beat(self) -> Beat | None:
         try:

@@ -258,6 +258,15 @@ class Host:
             echo.answered.set()
             self._lose(Failure(kind=kind, reason=f"the server refuses us: {code}"))
             return
+        if (
+            echo.kind != "hello"
+            and self._profile.sessions
+            and answer.server not in ("", transport.terms.server)
+        ):
+            # a new process answers on the old path: nobody there has what is in flight, and no hello was said to it
+            echo.answered.set()
+            self._lose(Failure(kind=FailureKind.NETWORK, reason="another server answers on this path now"))
+            return
         if echo.kind == "hello" or not (self._profile.sessions or transport.ready):
             self._greeted(echo, answer)
         echo.answered.set()

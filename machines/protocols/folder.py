@@ -22,11 +22,13 @@ from devpipe.machines.protocols.envelope import valid_id
 
 __all__ = [
     "BEAT",
+    "MAX_BEAT",
     "Beat",
     "BeatWatch",
     "Scan",
     "beat_data",
     "client_of",
+    "is_fresh",
     "is_message",
     "is_orphan",
     "push_name",
@@ -43,6 +45,8 @@ __all__ = [
 BEAT = 1.0
 #: ... and is gone when so many looks, a beat apart, saw the same one.
 MISSED_BEATS = 5
+#: A larger file is no beat (bytes).
+MAX_BEAT = 4096
 #: Entries that one scan takes; the rest is had with the next one.
 MAX_ENTRIES = 10_000
 MAX_DIGITS = 16
@@ -154,10 +158,20 @@ def read_beat(data: bytes) -> Beat | None:
         return None  # whoever wrote that, it is no sign of a server
 
 
+def is_fresh(*, modified: float, now: float) -> bool:
+    """True if a beat of that age may be a living server's; times on the clock that stamps the files.
+
+    A time stamp of the future says nothing: then only another look can tell.
+    """
+    return now - modified < MISSED_BEATS * BEAT
+
+
 class BeatWatch:
     """Judges a server by its beats. Only a change that was seen counts: no clock of another machine is believed."""
 
     def __init__(self) -> None:
+        self.known = ""  #: the server that knows us, when it has said so: its beat is the right one
+        self.replaced = False  #: the beat is another server's now: what the one before was asked is lost
         self._last: Beat | None = None
         self._same = 0
         self._next_look: float | None = None
@@ -167,10 +181,11 @@ class BeatWatch:
         if beat is not None and (
             self._last is None or (beat.server, beat.count) != (self._last.server, self._last.count)
         ):
-            first = self._last is None
-            self._last, self._same = beat, 0
+            before, self._last, self._same = self._last, beat, 0
             self._next_look = now + BEAT
-            return not first
+            if before is not None and beat.server not in (before.server, self.known):
+                self.replaced = True
+            return before is not None and not self.replaced
         if self.due(now=now):
             # counted in looks, not in seconds: our own sleep is not the server's
             self._same += 1

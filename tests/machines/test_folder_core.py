@@ -14,6 +14,7 @@ from devpipe.machines.protocols.folder import (
     BeatWatch,
     beat_data,
     client_of,
+    is_fresh,
     is_orphan,
     push_name,
     read_beat,
@@ -102,7 +103,28 @@ def test_a_server_lives_while_its_beat_changes_and_is_gone_after_so_many_looks()
         assert not watch.gone, "looks less than a beat apart are free"
     watch.look(None, now=now + BEAT)
     assert watch.gone
-    assert watch.look(Beat(server="T", count=1), now=now + 2 * BEAT) and not watch.gone
+    assert watch.look(Beat(server="S", count=5), now=now + 2 * BEAT) and not watch.gone
+    assert not watch.replaced
+
+
+def test_the_beat_of_another_server_is_no_sign_of_life_of_the_one_before() -> None:
+    watch = BeatWatch()
+    watch.look(Beat(server="S", count=1), now=0.0)
+    assert not watch.replaced, "whoever is seen first is the server"
+    assert not watch.look(Beat(server="T", count=1), now=BEAT) and watch.replaced
+
+
+def test_the_beat_of_the_server_that_answered_is_no_other_ones_although_an_old_one_was_seen_first() -> None:
+    watch = BeatWatch()
+    watch.look(Beat(server="S", count=1), now=0.0)
+    watch.known = "T"
+    assert watch.look(Beat(server="T", count=1), now=BEAT) and not watch.replaced
+
+
+def test_a_beat_is_fresh_until_a_living_server_would_have_written_others() -> None:
+    assert is_fresh(modified=100.0, now=100.0 + (MISSED_BEATS - 1) * BEAT)
+    assert not is_fresh(modified=100.0, now=100.0 + MISSED_BEATS * BEAT)
+    assert is_fresh(modified=200.0, now=100.0), "a time stamp of the future says nothing"
 
 
 def test_our_own_sleep_is_not_the_servers() -> None:
