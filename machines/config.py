@@ -92,6 +92,15 @@ def _is_path(value: object) -> bool:
     return isinstance(value, str) and value.startswith("/") and not any(c in value for c in " ?#\r\n")
 
 
+def _is_host(value: object) -> bool:
+    """A name as it stands in ``Host``, without the port."""
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        return False
+    if value.startswith("["):
+        return value.endswith("]")
+    return value != "" and not any(c in value for c in ":/@ ,?#")
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -351,7 +360,8 @@ class ServerConfig:
     """Everything about one server. ``hold`` and ``accept_after`` in seconds; limits in counts and bytes.
 
     ``health_path`` is there beside ``prefix``/health. ``websocket_paths``: where a socket may be had, ``prefix``/ws if
-    none is named. ``profile``: the kind of clients; ``with_profile`` sets the rest of it.
+    none is named. ``allowed_hosts``: the names by which clients call it, without a port (a page that rebinds its name is
+    refused so); ``"*"`` is any. ``profile``: the kind of clients; ``with_profile`` sets the rest of it.
     """
 
     profile: str = "default"
@@ -385,6 +395,11 @@ class ServerConfig:
             status = self.error_status
             allowed = isinstance(status, int) and (status == 200 or 400 <= status <= 599)
             table.check(allowed, "error_status", "200, or a status from 400 to 599")
+            hosts: object = self.allowed_hosts
+            named = isinstance(hosts, (tuple, list)) and all(_is_host(host) for host in hosts)
+            table.check(
+                named, "allowed_hosts", 'names like pipe.example.org, 192.0.2.7 or [::1], or "*" for any'
+            )
             for path in self.websocket_paths:
                 table.check(_is_path(path), "websocket_paths", "paths that begin with / and have no query")
             table.count("max_message_bytes", "websocket_max_message_bytes", "max_sessions", "max_replies")

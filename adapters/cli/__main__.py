@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from devpipe.cli.commands import main
+from devpipe.cli import main
 
 main()

@@ -1,10 +1,7 @@
-"""The commands. Exit codes: 0 done, 1 it failed (the message says how), 2 wrong usage or configuration,
-3 no transport works, 4 the time ran out, 5 the server refused it or its handler failed, 6 some transports work and
-some do not (doctor), 130 interrupted."""
+"""The commands. ``EPILOG`` says what their exit codes mean."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import sys
@@ -17,8 +14,11 @@ import click
 from rich.console import Console
 
 import devpipe
+from devpipe.adapters.client.configuration import ENVIRONMENT_TOKEN
+from devpipe.adapters.ports.dial import is_loopback
 from devpipe.cli.catalogue import catalogue
 from devpipe.cli.config import config
+from devpipe.cli.inputs import checked_address, checked_transports, environment_token, load_server, read_token
 
 __all__ = ["main"]
 
@@ -55,7 +55,12 @@ via_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one document a line.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96})
+EPILOG = """Exit codes: 0 done; 1 it failed; 2 wrong usage or configuration; 3 no transport works; 4 the time ran out;
+5 the server refused the message, or its handler failed; 6 some transports work and some do not (doctor);
+130 interrupted."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96}, epilog=EPILOG)
 @click.version_option(devpipe.__version__, prog_name="devpipe")
 @click.option("--debug", is_flag=True, help="Log what happens inside to the standard error.")
 def cli(debug: bool) -> None:
@@ -116,24 +121,9 @@ def _run(function: Callable[[], Awaitable[T]], backend: str) -> T:
         raise click.UsageError(f"the backend {backend} is not installed: pip install {backend}") from error
 
 
-def _token(file: Path | None) -> str | None:
-    try:
-        return None if file is None else file.read_text(encoding="utf-8").strip()
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # ValueError: no UTF-8; what stands there may be a secret, and is not shown
-        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise click.UsageError(f"the token in {str(file)!r} cannot be read: {why}") from None
-
-
 def _refuse(word: str) -> NoReturn:
     """Python reads NaN and Infinity, which JSON has not: they would be sent as null."""
     raise ValueError(f"{word} is no number in JSON")
-
-
-def _settings(via: tuple[str, ...]) -> list[str] | None:
-    return list(via) or None
 
 
 @cli.command()
@@ -158,6 +148,11 @@ def _settings(via: tuple[str, ...]) -> list[str] | None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Keep users' preferences in this SQLite file (default: in memory).",
 )
+@click.option(
+    "--allow-host", "allowed_hosts", multiple=True, metavar="NAME",
+    help="A name by which clients may call this server, like pipe.example.org or 192.0.2.7, beside that of --host, "
+    'localhost and 127.0.0.1 (allowed_hosts of a ServerConfig); "*" is any. Others get HTTP 421. May be repeated.',
+)  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 def serve(
     target: str | None,
@@ -170,6 +165,7 @@ def serve(
     execution_log: Path | None,
     catalogue: Path | None,
     preferences: Path | None,
+    allowed_hosts: tuple[str, ...],
     quiet: bool,
 ) -> None:
     """Serve over WebSocket, HTTP and, with --folder, a shared folder.
@@ -177,7 +173,7 @@ def serve(
     MODULE:SERVER names a devpipe.Server in a module of yours; with --catalogue it selects models, too. Without it the
     built-in handlers answer: "echo", and model selection. Ctrl-C ends it cleanly.
     """
-    token = _token(token_file)
+    token = read_token(token_file)
     if target is None:
         from devpipe.cli.builtin import builtin_server
 
@@ -190,7 +186,7 @@ def serve(
             profile=profile,
         )
     else:
-        server = _load(target)
+        server = load_server(target)
         server.configure(profile=profile, token=token, folder=folder, execution_log=execution_log)
         if catalogue is not None:
             from devpipe.adapters.models.model_server import ModelServer
@@ -198,29 +194,26 @@ def serve(
             ModelServer(server, catalogue=catalogue, preferences=preferences)
         elif preferences is not None:
             raise click.UsageError("--preferences with MODULE:SERVER wants --catalogue, too")
+    if server.token is None:
+        server.configure(token=environment_token())
+    if server.token is None and not is_loopback(host):
+        raise click.UsageError(
+            f"--host {host} can be reached from other machines: give --token-file (or {ENVIRONMENT_TOKEN}), "
+            "or listen at 127.0.0.1"
+        )
+    server.configure(allowed_hosts=allowed_hosts)
 
     def listening(url: str) -> None:
-        if not quiet:
-            click.echo(f"devpipe serves at {url}" + (f" and in {folder}" if folder else ""))
+        if quiet:
+            return
+        click.echo(f"devpipe serves at {url}" + (f" and in {folder}" if folder else ""))
+        if host in ("0.0.0.0", "::") and server.hosts <= set(devpipe.ServerConfig().allowed_hosts):
+            click.echo("devpipe: only localhost is allowed as Host: name others with --allow-host", err=True)
 
     async def run() -> None:
         await server.serve(host=host, port=port, listening=listening)
 
     _run(run, backend)
-
-
-def _load(target: str) -> devpipe.Server:
-    module, _, name = target.partition(":")
-    if not module or not name:
-        raise click.UsageError(f"{target!r}: give MODULE:SERVER, like myapp.pipe:server")
-    sys.path.insert(0, "")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise click.UsageError(f"{target!r} cannot be loaded: {error}") from error
-    if not isinstance(found, devpipe.Server):
-        raise click.UsageError(f"{target!r} is no devpipe.Server but a {type(found).__name__}")
-    return found
 
 
 @cli.command()
@@ -256,14 +249,15 @@ def send(
         document = json.loads(payload, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or an integer without an end
         raise click.UsageError(f"the payload is no JSON ({error}): {payload[:60]!r}") from error
+    checked_address(server_url, folder)
 
     async def run() -> None:
         async with devpipe.connect(
             server_url,
             profile=profile,
             folder=folder,
-            token=_token(token_file),
-            transports=_settings(via),
+            token=read_token(token_file),
+            transports=checked_transports(via),
             connect_timeout=timeout,
         ) as pipe:
             reply = await pipe.send(type, document, timeout=timeout)
@@ -297,6 +291,7 @@ def watch(
     backend: str,
 ) -> None:
     """Open a pipe and follow what is pushed and what the transports do, until Ctrl-C."""
+    checked_address(server_url, folder)
 
     async def run() -> None:
         from devpipe.cli.watching import follow
@@ -305,8 +300,8 @@ def watch(
             server_url,
             profile=profile,
             folder=folder,
-            token=_token(token_file),
-            transports=_settings(via),
+            token=read_token(token_file),
+            transports=checked_transports(via),
             wait=False,
         )
         await follow(pipe, as_json=as_json)
@@ -345,12 +340,14 @@ def doctor(
     """
     from devpipe.cli.doctor import examine
 
+    checked_address(server_url, folder)
+
     async def run() -> int:
         return await examine(
             server_url,
             folder=folder,
-            token=_token(token_file),
-            transports=_settings(via),
+            token=read_token(token_file),
+            transports=checked_transports(via),
             timeout=timeout,
             as_json=as_json,
         )

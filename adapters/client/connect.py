@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from devpipe.adapters.client.configuration import ENVIRONMENT_TOKEN, MEMORY, address_problem, load_config
 from devpipe.adapters.client.pipe import Pipe
 from devpipe.adapters.client.single import SingleTransport
+from devpipe.adapters.tokens import checked_token
 from devpipe.adapters.transports.registry import TokenProvider, TransportContext, build_transports
 from devpipe.machines.config import PipeConfig
 from devpipe.machines.errors import ConfigurationError
@@ -158,13 +159,13 @@ def _inside(server: object) -> Server:
 
 
 def _provider(token: str | Callable[[], Awaitable[str]] | None) -> TokenProvider | None:
+    name = "the token"
     if token is None:
         token = os.environ.get(ENVIRONMENT_TOKEN) or None
+        name = f"the token in the environment variable {ENVIRONMENT_TOKEN}"
     if token is None or callable(token):
         return token
-    if not token or not token.isprintable() or not token.isascii() or " " in token:
-        raise ConfigurationError("the token must be printable ASCII without spaces")
-    text = token
+    text = checked_token(token, name=name)
 
     async def give() -> str:
         return text

@@ -282,7 +282,9 @@ class _Health:
             remedy = "Give the address that it points to: no redirect is followed."
             return _sick(f"HTTP {status}, a redirect to {where}", remedy)
         if status == 421:
-            remedy = f"On the server, add {way.host!r} to allowed_hosts of its ServerConfig."
+            remedy = (
+                f"On the server, add {way.host!r} to allowed_hosts of its ServerConfig, or use --allow-host."
+            )
             return _sick(f"the server does not go by the name {way.host}", remedy)
         if status in (502, 503, 504):
             remedy = "Start the server behind it, or wait: something stands before it and answers."

@@ -46,6 +46,12 @@ STATUS = {
 
 RETRY = ((b"retry-after", b"1"),)
 CLOSE = ((b"connection", b"close"),)
+NOT_RUNNING = Refusal(
+    status=503,
+    code="closing",
+    message="this server does not run: in the lifespan of the application that it is mounted in, "
+    "enter it with `async with server:`",
+)
 FULL = Refusal(status=503, code="busy", message="too many streams and sockets are open", headers=RETRY)
 
 #: Status, body, further headers.
@@ -99,7 +105,7 @@ class Application:
         allowed = routes.get(path)
         refusal: Refusal | None = None
         if not server.running:
-            refusal = Refusal(status=503, code="closing", message="this server does not run")
+            refusal = NOT_RUNNING
         elif allowed is None:
             refusal = Refusal(status=404, code="not_found", message="there is nothing here")
         elif method != allowed:
@@ -212,7 +218,7 @@ class Application:
         headers = read_headers(scope["headers"])
         refusal: Refusal | None
         if not server.running:
-            refusal = Refusal(status=503, code="closing", message="this server does not run")
+            refusal = NOT_RUNNING
         elif _path(scope) not in (
             server.config.websocket_paths or (server.config.prefix.rstrip("/") + "/ws",)
         ):

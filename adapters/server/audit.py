@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from devpipe.machines.errors import ConfigurationError
 from devpipe.machines.protocols.envelope import encode_payload
 
 __all__ = ["ExecutionLog", "ExecutionTarget"]
@@ -17,7 +18,7 @@ ExecutionTarget: TypeAlias = "str | os.PathLike[str] | Callable[[dict[str, Any]]
 class ExecutionLog:
     """Writes entries to one place; a file gets each line in one write, so a killed process leaves whole lines.
 
-    ``wall`` gives seconds since 1970. Sessions appear by name, never by their secret id.
+    Raises ``ConfigurationError`` if the file cannot be opened. ``wall`` gives seconds since 1970. Sessions appear by name, never by their secret id.
     """
 
     def __init__(self, target: ExecutionTarget, server: str, wall: Callable[[], float]) -> None:
@@ -28,7 +29,17 @@ class ExecutionLog:
         if callable(target):
             self._call = target
         else:
-            self._fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                self._fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            except (
+                OSError,
+                TypeError,
+                ValueError,
+            ) as error:  # no place, no path at all, or a null byte in it
+                why = error.strerror if isinstance(error, OSError) else str(error)
+                raise ConfigurationError(
+                    f"execution_log = {target!r} is not allowed: give a file that can be written to ({why})"
+                ) from error
 
     def write(self, *, id: str | None, session: str | None, type: str, transport: str) -> None:
         """This message is about to run. Raises what the file system, or the function, raises."""

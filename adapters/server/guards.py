@@ -21,6 +21,14 @@ class Refusal:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+FOREIGN_HOST = Refusal(
+    status=421,
+    code="forbidden_host",
+    message="this server does not go by that Host: name it in allowed_hosts of its ServerConfig, "
+    "or with devpipe serve --allow-host",
+)
+
+
 def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Headers by lower-case name; a repeated one counts once, as its first value."""
     headers: dict[str, str] = {}
@@ -33,7 +41,7 @@ def check_host(headers: Mapping[str, str], *, hosts: Container[str]) -> Refusal 
     """None if ``Host`` is a name that this server goes by, on whichever port: against DNS rebinding."""
     if "*" in hosts or _without_port(headers.get("host", "")) in hosts:
         return None
-    return Refusal(status=421, code="forbidden_host", message="this server does not go by that Host")
+    return FOREIGN_HOST
 
 
 def check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import signal
@@ -109,7 +110,9 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         bound.close()
-        raise ConfigurationError(f"cannot listen at {host}:{port}: {error}") from error
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        remedy = ": give another --port, or 0 for a free one" if taken else ""
+        raise ConfigurationError(f"cannot listen at {host}:{port}: {error}{remedy}") from error
     return bound
 
 

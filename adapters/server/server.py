@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from dataclasses import replace
 from pathlib import Path as FilePath
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -22,6 +23,7 @@ from devpipe.adapters.server.application import Application
 from devpipe.adapters.server.audit import ExecutionLog, ExecutionTarget
 from devpipe.adapters.server.handlers import Handler, answer
 from devpipe.adapters.server.path import Path
+from devpipe.adapters.tokens import checked_token
 from devpipe.machines.config import FolderConfig, ServerConfig, with_settings
 from devpipe.machines.errors import (
     ConfigurationError,
@@ -66,7 +68,8 @@ class Server:
     """Register handlers, then serve, mount, or enter it.
 
     ``profile``: the kind of clients (``"vaultpilot"``: deployed ones, without sessions); it sets what ``config`` and
-    ``folder_options`` leave at their defaults. ``token``: what every client must show, as a bearer token. ``folder``: serve this shared folder too.
+    ``folder_options`` leave at their defaults. ``token``: what every client must show, as a bearer token; printable ASCII
+    without spaces, else ``ConfigurationError``. ``folder``: serve this shared folder too.
     ``execution_log``: a file that gets one line of JSON before each handler starts, or a function that is called with
     the same facts as a dictionary: who ran what, told by the server. If it raises, the handler does not run.
     """
@@ -86,7 +89,7 @@ class Server:
         config = config or ServerConfig()
         self.folder_options = folder_options or FolderConfig()
         self._set_profile(config, config.profile if profile is None else profile)
-        self.token = token
+        self.token = None if token is None else checked_token(token)
         self.folder = None if folder is None else FilePath(folder)
         self._execution_log = execution_log
         self._audit: ExecutionLog | None = None
@@ -106,7 +109,9 @@ class Server:
     def _set_profile(self, config: ServerConfig, name: str) -> None:
         self.config = config.with_profile(name)
         self.folder_options = with_settings(self.folder_options, profile_of(name).folder)
-        self.hosts = set(self.config.allowed_hosts)  #: names by which this server goes; "*" is any
+        self.hosts = {
+            host.lower() for host in self.config.allowed_hosts
+        }  #: names by which this server goes; "*" is any
 
     # --- handlers -------------------------------------------------------------------------------------
 
@@ -135,12 +140,21 @@ class Server:
         token: str | None = None,
         folder: str | os.PathLike[str] | None = None,
         execution_log: ExecutionTarget | None = None,
+        allowed_hosts: Iterable[str] = (),
     ) -> None:
-        """Set what was not set before it is entered; None leaves a setting as it is."""
+        """Set what was not set before it is entered; None leaves a setting as it is.
+
+        ``allowed_hosts``: further names by which clients may call this server, beside those of its ``ServerConfig``.
+        Raises ``ConfigurationError`` for what cannot be.
+        """
         if profile is not None:
             self._set_profile(self.config, profile)
         if token is not None:
-            self.token = token
+            self.token = checked_token(token)
+        if allowed_hosts:
+            names = (*self.config.allowed_hosts, *allowed_hosts)
+            self.config = replace(self.config, allowed_hosts=names)
+            self._set_profile(self.config, self.config.profile)
         if folder is not None:
             self.folder = FilePath(folder)
         if execution_log is not None:

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 
     from devpipe.adapters.server.server import Server
 
-__all__ = ["GROUP", "TokenProvider", "TransportContext", "TransportFactory", "build_transports"]
+__all__ = [
+    "GROUP",
+    "TokenProvider",
+    "TransportContext",
+    "TransportFactory",
+    "build_transports",
+    "transport_names",
+]
 
 GROUP = "devpipe.transports"
 
@@ -55,6 +62,13 @@ class TransportContext:
 
 
 TransportFactory: TypeAlias = Callable[[TransportContext], Transport | None]
+
+
+def transport_names() -> list[str]:
+    """The names of all transports that are installed, in order."""
+    from importlib.metadata import entry_points  # as below
+
+    return sorted({point.name for point in entry_points(group=GROUP)})
 
 
 def build_transports(context: TransportContext, names: Iterable[str] | None) -> list[Transport]:

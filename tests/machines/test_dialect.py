@@ -407,6 +407,10 @@ def test_folder_names_and_paths_are_checked() -> None:
         FolderConfig(tmp="claims")
     with pytest.raises(ConfigurationError, match="websocket_paths"):
         ServerConfig(websocket_paths=("ws",))
+    for names in ("pipe.test", ("http://pipe.test",), ("pipe.test:8000",), ("[::1",), ("",), ("é",), (5,)):
+        with pytest.raises(ConfigurationError, match="allowed_hosts"):
+            ServerConfig(allowed_hosts=names)  # type: ignore[arg-type]  # what is wrong is said by the tree
+    assert ServerConfig(allowed_hosts=("*", "[::1]", "pipe.test")).allowed_hosts[1] == "[::1]"
     with pytest.raises(ConfigurationError, match="error_status"):
         ServerConfig(error_status=302)
     with pytest.raises(ConfigurationError, match="profile"):

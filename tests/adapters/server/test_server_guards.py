@@ -84,12 +84,10 @@ async def test_without_the_token_nobody_gets_in(
     serving: Serving, make_server: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    server = make_server(token="s3cret-tökén")
+    server = make_server(token="s3cret-t/ok.en~+=")
     async with serving(server) as served:
-        right = "Bearer s3cret-tökén".encode().decode("latin-1")
-        posted = await served.http.post(
-            "/devpipe/message", json=MESSAGE, headers={"authorization": right.encode("latin-1")}
-        )
+        right = {"authorization": "Bearer s3cret-t/ok.en~+="}
+        posted = await served.http.post("/devpipe/message", json=MESSAGE, headers=right)
         assert posted.status_code == 200
         for wrong in ("Bearer", "Bearer s3cret", "Basic s3cret-t", "Bearer x" * 100):
             assert await statuses(served, authorization=wrong) == [401, 401, 401], wrong
@@ -101,6 +99,35 @@ async def test_without_the_token_nobody_gets_in(
             assert await socket.status() == 401
             assert (await socket.rejection())["error"]["code"] == "unauthorized"
     assert "s3cret" not in caplog.text and "s3cret" not in repr(server)
+
+
+@pytest.mark.parametrize("token", ["", " ", "two\nlines", "a b", "tökén", "t\n", b"bytes", 5])
+async def test_a_token_that_no_client_could_show_is_refused_and_not_shown(token: Any) -> None:
+    for give in (lambda: devpipe.Server(token=token), lambda: devpipe.Server().configure(token=token)):
+        with pytest.raises(devpipe.ConfigurationError, match="printable ASCII") as refused:
+            give()
+        assert "two" not in str(refused.value) and "tökén" not in str(refused.value)
+
+
+async def test_further_names_are_those_of_the_config_and_more(serving: Serving, make_server: Make) -> None:
+    server = make_server(config={"allowed_hosts": ("Pipe.Test",)})
+    async with serving(server) as served:
+        assert await statuses(served, host="pipe.test") == [200, 409, 101]
+        assert await statuses(served, host="more.test") == [421, 421, 421]
+        refused = await served.http.get("/health", headers={"host": "more.test"})
+        assert "allowed_hosts" in refused.text and "--allow-host" in refused.text
+    more = devpipe.Server(devpipe.ServerConfig(allowed_hosts=("pipe.test",)))
+    more.configure(allowed_hosts=("More.Test",))
+    assert more.config.allowed_hosts == ("pipe.test", "More.Test") and more.hosts == {
+        "pipe.test",
+        "more.test",
+    }
+
+
+@pytest.mark.parametrize("host", ["http://pipe.test", "pipe.test:8000", "", "[::1", "a b", "pïpe", 5])
+async def test_a_name_that_can_stand_in_no_host_header_is_refused(host: Any) -> None:
+    with pytest.raises(devpipe.ConfigurationError, match="allowed_hosts"):
+        devpipe.Server().configure(allowed_hosts=[host])
 
 
 @pytest.mark.parametrize(
