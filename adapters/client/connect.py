@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from devpipe.adapters.client.arguments import check_arguments
 from devpipe.adapters.client.configuration import ENVIRONMENT_TOKEN, MEMORY, address_problem, load_config
 from devpipe.adapters.client.pipe import Pipe
 from devpipe.adapters.client.single import SingleTransport
@@ -58,6 +59,18 @@ def connect(
 
     Raises ``ConfigurationError`` that names all that is wrong. Nothing happens before the pipe is entered.
     """
+    check_arguments(
+        folder=folder,
+        transports=transports,
+        timeout=timeout,
+        connect_timeout=connect_timeout,
+        http_client=http_client,
+        proxy=proxy,
+        ssl_context=ssl_context,
+        settings=settings,
+        config=config,
+        config_file=config_file,
+    )
     inside = None if server_url is None or isinstance(server_url, str) else _inside(server_url)
     if config is None:
         named = {

@@ -167,7 +167,7 @@ class Pipe:
             check_type(type)
         level = priority if isinstance(priority, Priority) else _priority(priority)
         span = self.config.timeout if timeout is None else timeout
-        if not span > 0:
+        if not isinstance(span, (int, float)) or not span > 0:
             raise InvalidMessage(f"timeout = {timeout!r} is not allowed: give seconds above 0")
         self._count += 1
         id = f"{self._prefix}-{self._count}"

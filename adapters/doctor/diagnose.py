@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.to_thread import run_sync
 
+from devpipe.adapters.client.arguments import check_arguments
 from devpipe.adapters.client.connect import connect, connect_single
 from devpipe.adapters.doctor.report import Finding, Report, Status, Trial
 from devpipe.adapters.doctor.surroundings import Sources, clock, container, survey
@@ -49,6 +50,13 @@ async def diagnose(
 
     Raises ``ConfigurationError`` for wrong settings, and nothing else: what does not work stands in the report.
     """
+    check_arguments(
+        timeout=timeout,
+        transports=transports,
+        http_client=http_client,
+        proxy=proxy,
+        ssl_context=ssl_context,
+    )
     if not 0 < timeout < float("inf"):
         raise ConfigurationError(f"timeout = {timeout!r} is not allowed: give a number above 0")
     pipe = connect(

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -32,6 +33,58 @@ def directory() -> Iterator[Path]:
 async def test_a_server_url_that_is_none_is_refused_by_name(url: str) -> None:
     with pytest.raises(devpipe.ConfigurationError, match="server_url"):
         devpipe.connect(url)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("token", 5, "a text"),
+        ("token", "", "without spaces"),
+        ("token", "two\nlines", "without spaces"),
+        ("folder", 5, "a path"),
+        ("config_file", 5, "a path"),
+        ("settings", "x", "a dictionary"),
+        ("settings", {5: 5}, "a dictionary"),
+        ("http_client", "x", "AsyncClient"),
+        ("timeout", "5", "seconds"),
+        ("connect_timeout", True, "seconds"),
+        ("transports", "http", "a list of names"),
+        ("transports", 5, "a list of names"),
+        ("config", "x", "PipeConfig"),
+        ("proxy", 5, "an address"),
+        ("ssl_context", 5, "SSLContext"),
+    ],
+)
+async def test_an_argument_of_a_wrong_kind_is_named_with_what_is_allowed(
+    name: str, value: Any, allowed: str
+) -> None:
+    with pytest.raises(devpipe.ConfigurationError, match=f"(?s){name}.*{allowed}"):
+        devpipe.connect("http://127.0.0.1:9", **{name: value})
+
+
+async def test_a_doctor_and_a_send_refuse_arguments_of_a_wrong_kind_too() -> None:
+    for wrong in ({"transports": "http"}, {"timeout": "5"}, {"proxy": 5}):
+        with pytest.raises(devpipe.ConfigurationError, match=next(iter(wrong))):
+            await devpipe.diagnose("http://127.0.0.1:9", **wrong)  # type: ignore[arg-type]  # as above
+    async with devpipe.connect("http://127.0.0.1:9", wait=False) as pipe:
+        with pytest.raises(devpipe.InvalidMessage, match="timeout = '5'"):
+            await pipe.send("echo", timeout="5")  # type: ignore[arg-type]  # as above
+
+
+async def test_a_bad_token_in_the_environment_is_named_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DEVPIPE_TOKEN", "two words")
+    with pytest.raises(devpipe.ConfigurationError, match="DEVPIPE_TOKEN") as refused:
+        devpipe.connect("http://127.0.0.1:9")
+    assert "two words" not in str(refused.value)
+
+
+async def test_an_execution_log_that_cannot_be_written_is_refused_by_name(directory: Path) -> None:
+    for log in (directory / "none" / "x", directory, 5.5):
+        with pytest.raises(devpipe.ConfigurationError, match="execution_log"):
+            async with devpipe.Server(execution_log=log):  # type: ignore[arg-type]  # as above
+                pass
 
 
 async def test_neither_url_nor_folder_is_refused() -> None:
