@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -24,6 +25,8 @@ __all__ = ["main"]
 
 T = TypeVar("T")
 INTERRUPTED = 130
+#: A command does not wait for a server that is about to start: so many refused dials of every transport are its answer.
+REFUSALS = 2
 
 backend_option = click.option(
     "--backend",
@@ -71,6 +74,9 @@ def cli(debug: bool) -> None:
     if debug:
         logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
         logging.getLogger("devpipe").setLevel(logging.DEBUG)
+    else:
+        # what a pipe warns of, a command says itself, once
+        logging.getLogger("devpipe.pipe").setLevel(logging.ERROR)
 
 
 cli.add_command(catalogue)
@@ -100,7 +106,10 @@ def _show(error: devpipe.DevPipeError) -> int:
     click.echo(f"devpipe: {error}{known}", err=True)
     if isinstance(error, devpipe.AllTransportsFailed):
         for inner in error.errors.values():
-            click.echo(f"  {inner}", err=True)
+            if str(inner) not in str(error):
+                click.echo(f"  {inner}", err=True)
+    for note in getattr(error, "__notes__", ()):
+        click.echo(f"devpipe: {note}", err=True)
     match error:
         case devpipe.ConfigurationError() | devpipe.InvalidMessage():
             return 2
@@ -112,6 +121,13 @@ def _show(error: devpipe.DevPipeError) -> int:
             return 5
         case _:
             return 1
+
+
+def _remedy(error: devpipe.AllTransportsFailed, server_url: str | None, folder: Path | None) -> str:
+    options = {"--server": server_url, "--folder": None if folder is None else str(folder)}
+    given = "".join(f" {name} {shlex.quote(value)}" for name, value in options.items() if value is not None)
+    question = "" if error.kind is devpipe.FailureKind.AUTH else "is the server started? "
+    return f"{question}devpipe doctor{given} tells more"
 
 
 def _run(function: Callable[[], Awaitable[T]], backend: str) -> T:
@@ -251,15 +267,18 @@ def send(
         raise click.UsageError(f"the payload is no JSON ({error}): {payload[:60]!r}") from error
     checked_address(server_url, folder)
 
+    pipe = devpipe.connect(
+        server_url,
+        profile=profile,
+        folder=folder,
+        token=read_token(token_file),
+        transports=checked_transports(via),
+        connect_timeout=timeout,
+    )
+    pipe.refusals = REFUSALS
+
     async def run() -> None:
-        async with devpipe.connect(
-            server_url,
-            profile=profile,
-            folder=folder,
-            token=read_token(token_file),
-            transports=checked_transports(via),
-            connect_timeout=timeout,
-        ) as pipe:
+        async with pipe:
             reply = await pipe.send(type, document, timeout=timeout)
             if as_json:
                 click.echo(
@@ -270,7 +289,11 @@ def send(
             else:
                 click.echo(json.dumps(reply.payload, indent=2, ensure_ascii=False))
 
-    _run(run, backend)
+    try:
+        _run(run, backend)
+    except devpipe.AllTransportsFailed as error:
+        error.add_note(_remedy(error, server_url, folder))
+        raise
 
 
 @cli.command()

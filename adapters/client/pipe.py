@@ -25,6 +25,7 @@ from devpipe.machines.errors import (
     InvalidMessage,
     PipeClosed,
 )
+from devpipe.machines.lifecycle import LifecycleState
 from devpipe.machines.message import Message, Position, Priority
 from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.envelope import check_type, encode_payload
@@ -57,6 +58,9 @@ class Pipe:
         self.make_transports = make_transports
         self._wait = wait
         self._make_clock = clock
+        #: So many refused dials of every transport in a row end the wait of entering; None: it may be a server that is
+        #: about to start, and its whole time is waited.
+        self.refusals: int | None = None
         self._dice = dice or SystemDice()
         self._prefix = _prefix(self._dice)
         self._count = 0
@@ -101,11 +105,12 @@ class Pipe:
         await self._leave(kind, error, trace)
 
     async def _wait_until_connected(self, manager: Manager) -> None:
-        deadline = self._now() + self.config.connect_timeout
+        began = self._now()
+        deadline = began + self.config.connect_timeout
         with anyio.move_on_after(self.config.connect_timeout):
             while manager.active is None or not manager.active.ready:
                 self._changed = anyio.Event()
-                if not manager.will_try_before(deadline):
+                if not manager.will_try_before(deadline) or self._is_refused(manager):
                     break
                 await self._changed.wait()
             else:
@@ -115,8 +120,13 @@ class Pipe:
         errors = manager.errors()
         reasons = "; ".join(str(error) for error in errors.values())
         raise AllTransportsFailed(
-            f"no transport was proven within {self.config.connect_timeout:g} s: {reasons}", errors=errors
+            f"no transport was proven in {self._now() - began:.1f} s: {reasons}", errors=errors
         )
+
+    def _is_refused(self, manager: Manager) -> bool:
+        """Every transport was refused ``refusals`` times and waits, or has failed for good."""
+        times = self.refusals
+        return times is not None and all(_was_refused(t, times) for t in manager.transports.values())
 
     async def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -282,6 +292,15 @@ class Pipe:
 def _prefix(dice: Dice) -> str:
     """Letters and digits only, so that an id has one place where it can be split."""
     return dice.token(PREFIX_CHARS).replace("-", "0").replace("_", "1")
+
+
+def _was_refused(transport: Transport, times: int) -> bool:
+    life = transport.lifecycle
+    failure = transport.last_failure or life.last_failure
+    if life.state is LifecycleState.FAILED:
+        return True
+    refused = failure is not None and failure.refused
+    return refused and life.attempt >= times and life.retry_at is not None
 
 
 def _priority(word: object) -> Priority:

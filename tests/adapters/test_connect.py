@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import anyio
@@ -44,6 +45,16 @@ async def test_a_server_that_does_not_run_is_said_so() -> None:
     with anyio.fail_after(10), pytest.raises(devpipe.AllTransportsFailed, match="not running"):
         async with devpipe.connect(embedded(), connect_timeout=0.1):
             pass
+
+
+async def test_who_waits_for_no_late_server_is_told_after_a_few_refusals_and_how_long_it_took() -> None:
+    pipe = devpipe.connect("http://127.0.0.1:9", connect_timeout=1000)
+    pipe.refusals = 2
+    with anyio.fail_after(60), pytest.raises(devpipe.AllTransportsFailed, match="nobody listens") as failed:
+        async with pipe:
+            pass
+    took = re.search(r"no transport was proven in ([\d.]+) s:", str(failed.value))
+    assert took is not None and float(took[1]) < 60
 
 
 @pytest.mark.parametrize(
