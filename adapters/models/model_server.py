@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import anyio
 from anyio.abc import TaskStatus
@@ -20,7 +20,6 @@ from msgspec import Struct, structs
 from devpipe.adapters.models.catalogue_file import CatalogueFile
 from devpipe.adapters.models.preferences_store import PreferencesStore
 from devpipe.adapters.server.server import Server
-from devpipe.machines.errors import ModelSelectionError
 from devpipe.machines.message import Message
 from devpipe.machines.models.catalogue import Catalogue
 from devpipe.machines.models.measured import (
@@ -31,9 +30,9 @@ from devpipe.machines.models.measured import (
     unknown_model,
 )
 from devpipe.machines.models.preferring import overlay, read_update, read_user
+from devpipe.machines.models.rules import one_of, text
 from devpipe.machines.models.scoring import choose
 from devpipe.machines.models.types import (
-    QUALITIES,
     TASK_TYPES,
     Model,
     ModelHealth,
@@ -41,34 +40,13 @@ from devpipe.machines.models.types import (
     ModelSelectionRequest,
     Name,
     Preferences,
+    Said,
     TaskType,
     decode,
     encode,
 )
 
 __all__ = ["ModelServer"]
-
-T = TypeVar("T", bound=Struct)
-_TASKS = f"task_type: one of {', '.join(TASK_TYPES)}"
-#: What may be said, for a request that says something else.
-_HELP: dict[type[Struct], tuple[str, ...]] = {
-    ModelSelectionRequest: (
-        _TASKS,
-        f"quality_requirement: one of {', '.join(QUALITIES)}",
-        "max_cost: US dollars for the whole request, 0 or more",
-        "context_length: tokens, an integer of 0 or more",
-        "preferred_providers: a list of texts",
-        "timeout_ms: milliseconds, above 0",
-    ),
-    ModelReport: (
-        "model_id: a text",
-        _TASKS,
-        "success: true or false",
-        "response_time_ms: milliseconds, 0 or more",
-        "cost: US dollars, 0 or more",
-        "satisfaction: 0 to 1",
-    ),
-}
 
 
 class _Query(Struct, frozen=True, kw_only=True):
@@ -78,7 +56,7 @@ class _Query(Struct, frozen=True, kw_only=True):
     task_type: TaskType | None = None
 
 
-_HELP[_Query] = ("model_id: a text, or leave it out for all models", _TASKS)
+_QUERY = {"model_id": text(), "task_type": one_of(TASK_TYPES)}
 
 
 class ModelServer:
@@ -129,7 +107,7 @@ class ModelServer:
     async def _select(self, message: Message) -> Any:
         clock = self._server.clock
         began = clock.now()
-        request = _read(message.payload, ModelSelectionRequest, what="the request")
+        request = decode(message.payload, ModelSelectionRequest, what="the request")
         stored = await self._store.get(read_user(message.payload))
         self._forget()
         answer = choose(
@@ -173,14 +151,16 @@ class ModelServer:
         return {"preferences": encode(await self._store.get(read_user(message.payload)))}
 
     async def _report(self, message: Message) -> Any:
-        report = _read(message.payload, ModelReport, what="the report")
+        report = decode(message.payload, ModelReport, what="the report")
         self._measured.receive(report, now=self._server.clock.now(), wall=self._wall())
         self._wake.set()
         return {"accepted": True}
 
     def _query(self, message: Message) -> _Query:
         payload: object = message.payload
-        query = _read({} if payload is None else payload, _Query, what="the question")
+        values = cast("dict[str, object]", payload) if isinstance(payload, dict) else {}
+        said = Said(values=values, rules=_QUERY)
+        query = decode({} if payload is None else payload, _Query, what="the question", said=said)
         if query.model_id is not None and query.model_id not in self.catalogue.ids:
             raise unknown_model(query.model_id, self.catalogue.ids)
         return query
@@ -220,14 +200,6 @@ class ModelServer:
                     await self._server.push("health_update", encode(event.health))
                 case MetricsChanged():
                     await self._server.push("performance_metrics", encode(event.metrics))
-
-
-def _read(payload: object, kind: type[T], *, what: str) -> T:
-    """As ``decode``, with what may be said among the suggestions."""
-    try:
-        return decode(payload, kind, what=what)
-    except ModelSelectionError as error:
-        raise ModelSelectionError(str(error), code=error.code, suggestions=_HELP[kind]) from error
 
 
 def _with_own_wishes(

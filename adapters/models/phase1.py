@@ -21,6 +21,7 @@ from devpipe.machines.models.phase1 import (
     ModelSelectionConfig,
     OldSpelling,
     read_config,
+    read_request,
     respell,
     settings_of,
 )
@@ -31,7 +32,6 @@ from devpipe.machines.models.types import (
     Preferences,
     Quality,
     TaskType,
-    decode,
 )
 
 __all__ = ["ModelSelectionService"]
@@ -61,7 +61,7 @@ class ModelSelectionService:
     ``fallback_enabled`` true, ``cache_duration`` 300000, ``retry_attempts`` 3, ``timeout`` 30000, ``debug_mode`` false, and
     Phase 2's ``transport``. A camelCase spelling works and gives one ``DeprecationWarning`` that names the new one.
 
-    Raises ``ConfigurationError`` that names the option and what is allowed.
+    Raises ``ConfigurationError`` that names each wrong option and what is allowed.
     """
 
     def __init__(
@@ -132,10 +132,10 @@ class ModelSelectionService:
     async def select_model(self, request: ModelSelectionRequest | Mapping[str, Any]) -> ModelChoice:
         """Choose a model. The answer has Phase 1's fields, and ``source``: ``server``, ``cache`` or ``static``.
 
-        Raises ``ModelSelectionError``.
+        Raises ``ModelSelectionError``; ``INVALID_REQUEST`` for a name in the request that is none, too.
         """
         if not isinstance(request, ModelSelectionRequest):
-            request = decode(self._respelled(request), ModelSelectionRequest, what="the request")
+            request = read_request(self._respelled(request))
         return await self._opened().choose(request)
 
     async def select_for_task(self, task_type: TaskType, quality: Quality = "medium") -> ModelChoice:

@@ -22,6 +22,7 @@ from devpipe.adapters.models.table import load_table
 from devpipe.adapters.models.wishes import Wishes
 from devpipe.adapters.ports.clock import SystemClock
 from devpipe.machines.errors import ConfigurationError, ModelSelectionError, PipeClosed
+from devpipe.machines.models.arguments import report_of, request_of
 from devpipe.machines.models.cache import ChoiceCache
 from devpipe.machines.models.choice import ModelChoice, answered
 from devpipe.machines.models.context import context_of
@@ -30,7 +31,6 @@ from devpipe.machines.models.preferring import DEFAULT_USER, change_by_name
 from devpipe.machines.models.static import choose_static
 from devpipe.machines.models.types import (
     ModelHealth,
-    ModelReport,
     ModelSelectionRequest,
     ModelSelectionResponse,
     PerformanceMetrics,
@@ -160,17 +160,13 @@ class ModelSelector:
         ``NO_HEALTHY_MODELS`` or ``INVALID_REQUEST`` as the server's answer, ``TIMEOUT`` or ``SERVICE_UNAVAILABLE`` only
         without fallback; ``PipeClosed`` outside ``async with``.
         """
-        request = decode(
-            {
-                "task_type": task_type,
-                "quality_requirement": quality,
-                "max_cost": max_cost_usd,
-                "context_length": context_length,
-                "preferred_providers": providers,
-                "timeout_ms": None if timeout is None else timeout * 1000,
-            },
-            ModelSelectionRequest,
-            what="the request",
+        request = request_of(
+            task_type=task_type,
+            quality=quality,
+            max_cost_usd=max_cost_usd,
+            context_length=context_length,
+            providers=providers,
+            timeout=timeout,
         )
         return await self.choose(request, max_age=max_age)
 
@@ -180,12 +176,12 @@ class ModelSelector:
 
     async def select_cost_optimized(self, task_type: TaskType, max_cost_usd: float = 0.01) -> ModelChoice:
         """Choose the model that costs least, and at most this (US dollars)."""
-        request = ModelSelectionRequest(task_type=task_type, max_cost=max_cost_usd)
+        request = request_of(task_type=task_type, max_cost_usd=max_cost_usd)
         return await self._by_priority("cost", request)
 
     async def select_high_performance(self, task_type: TaskType) -> ModelChoice:
         """Choose the best model, whatever it costs within the preferences."""
-        request = ModelSelectionRequest(task_type=task_type, quality_requirement="high")
+        request = request_of(task_type=task_type, quality="high")
         return await self._by_priority("performance", request)
 
     async def _by_priority(self, priority: str, request: ModelSelectionRequest) -> ModelChoice:
@@ -295,17 +291,13 @@ class ModelSelector:
 
         ``response_time`` in seconds, ``satisfaction`` from 0 to 1. Raises ``ModelSelectionError``.
         """
-        report = decode(
-            {
-                "model_id": model_id,
-                "task_type": task_type,
-                "success": success,
-                "response_time_ms": response_time * 1000,
-                "cost": cost_usd,
-                "satisfaction": satisfaction,
-            },
-            ModelReport,
-            what="the report",
+        report = report_of(
+            model_id=model_id,
+            task_type=task_type,
+            success=success,
+            response_time=response_time,
+            cost_usd=cost_usd,
+            satisfaction=satisfaction,
         )
         self._opened()
         await self._asking.ask("status-update", encode(report))

@@ -13,20 +13,26 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 from msgspec import Meta, Struct
 
-from devpipe.machines.errors import ConfigurationError
+from devpipe.machines.errors import ConfigurationError, ModelSelectionError
+from devpipe.machines.models.arguments import REQUEST_ARGUMENTS
+from devpipe.machines.models.options import mistakes, unknown_name
+from devpipe.machines.models.types import PREFERENCES, ModelSelectionRequest, decode
 
 __all__ = [
     "ModelSelectionConfig",
     "OldSpelling",
     "TransportManagerConfig",
     "read_config",
+    "read_request",
     "respell",
     "settings_of",
 ]
 
-Milliseconds = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
-Weight = Annotated[float, Meta(ge=0, le=1)]
+Milliseconds = Annotated[float, Meta(gt=0, description="a number above 0 (milliseconds)")]
+#: A time that may be none at all.
+Duration = Annotated[float, Meta(ge=0, description="a number, 0 or more (milliseconds)")]
+Count = Annotated[int, Meta(ge=1, description="an integer, 1 or more")]
+Weight = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
 TransportWord = Literal["websocket", "http", "filesystem", "folder"]
 CHAIN = ("websocket", "http", "folder")
 
@@ -99,7 +105,7 @@ class ModelSelectionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fie
     devpipe_path: str = ""
     monitoring_interval: Milliseconds = 30000
     fallback_enabled: bool = True
-    cache_duration: Annotated[float, Meta(ge=0)] = 300000
+    cache_duration: Duration = 300000
     retry_attempts: Count = 3
     timeout: Milliseconds = 30000
     debug_mode: bool = False
@@ -119,7 +125,7 @@ def read_config(
 ) -> tuple[ModelSelectionConfig, tuple[OldSpelling, ...]]:
     """The configuration, and the old spellings that stood in it.
 
-    Raises ``ConfigurationError`` that names the option and what is allowed.
+    Raises ``ConfigurationError`` that names each wrong option and what is allowed.
     """
     found: list[OldSpelling] = []
     plain = {
@@ -130,7 +136,44 @@ def read_config(
     try:
         return msgspec.convert(plain, ModelSelectionConfig), tuple(found)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"the options of ModelSelectionService are not valid: {error}") from error
+        wrong = mistakes(plain, ModelSelectionConfig)
+        text = wrong[0] if len(wrong) == 1 else "".join(f"\n  {sentence}" for sentence in wrong)
+        raise ConfigurationError(f"the options of ModelSelectionService are not valid: {text}") from error
+
+
+def read_request(request: Mapping[str, object]) -> ModelSelectionRequest:
+    """A request as a program has written it, in Python spelling: a name that is none is a mistake of that program.
+
+    Raises ``ModelSelectionError`` (``INVALID_REQUEST``) that names every name that is none, or all that is wrong.
+    """
+    strange = _strange(request, {**_REQUEST_NAMES, **_NAMES_OF_SELECT}, "")
+    preferences = request.get("user_preferences")
+    if isinstance(preferences, Mapping):
+        names = {name: name for name in PREFERENCES}
+        strange |= _strange(cast("Mapping[str, object]", preferences), names, "user_preferences.")
+    if strange:
+        raise ModelSelectionError(
+            f"the request is not valid: {'; '.join(strange.values())}",
+            code="INVALID_REQUEST",
+            details={"wrong": strange},
+            suggestions=(f"give only {', '.join(_REQUEST_NAMES)}",),
+        )
+    return decode(request, ModelSelectionRequest, what="the request")
+
+
+_REQUEST_NAMES = {name: name for name in ModelSelectionRequest.__struct_fields__}
+#: What the same is called where ``ModelSelector.select`` takes it.
+_NAMES_OF_SELECT = {
+    name: field for name, (field, _) in REQUEST_ARGUMENTS.items() if name not in _REQUEST_NAMES
+}
+
+
+def _strange(given: Mapping[str, object], known: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {
+        f"{prefix}{name}": f"{prefix}{name} is no field of a request: {unknown_name(name, known)}"
+        for name in given
+        if known.get(name) != name
+    }
 
 
 def respell(value: object, found: list[OldSpelling]) -> object:

@@ -8,21 +8,13 @@ from typing import Any, cast
 from msgspec import structs
 
 from devpipe.machines.errors import ModelSelectionError
-from devpipe.machines.models.rules import Rule, flag, number, one_of, show, similar, text, texts
-from devpipe.machines.models.types import Preferences
+from devpipe.machines.models.rules import show, similar, text
+from devpipe.machines.models.types import PREFERENCES, Preferences
 
 __all__ = ["DEFAULT_USER", "change_by_name", "change_preferences", "overlay", "read_update", "read_user"]
 
 #: Whose preferences they are where nobody is named.
 DEFAULT_USER = "default"
-_RULES: dict[str, Rule] = {
-    "priority": one_of(("performance", "cost", "balanced")),
-    "max_cost_per_request": number(0, 1_000_000, unit="US dollars"),
-    "preferred_providers": texts(20),
-    "fallback_enabled": flag(),
-    "quality_threshold": number(0, 1),
-    "timeout_preference": number(0, 86_400_000, unit="milliseconds", above=True),
-}
 _USER = text()
 
 
@@ -35,14 +27,14 @@ def change_preferences(current: Preferences, change: object) -> Preferences:
     if not isinstance(change, dict):
         raise _refused(f"preferences = {show(change)} is no object", {})
     fields = cast("dict[str, Any]", change)
-    known = {name: value for name, value in fields.items() if name in _RULES}
+    known = {name: value for name, value in fields.items() if name in PREFERENCES}
     if fields and not known:
         strange = next(iter(fields))
-        raise _refused(f"{show(strange)} is no preference{similar(strange, _RULES)}", {})
+        raise _refused(f"{show(strange)} is no preference{similar(strange, PREFERENCES)}", {})
     wrong = {
-        name: _RULES[name].refusal(name, value)
+        name: PREFERENCES[name].refusal(name, value)
         for name, value in known.items()
-        if not _RULES[name].accepts(value)
+        if not PREFERENCES[name].accepts(value)
     }
     if wrong:
         raise _refused("; ".join(wrong.values()), wrong)
@@ -58,15 +50,15 @@ def change_by_name(current: Preferences, changes: Mapping[str, object]) -> Prefe
     Raises ``ModelSelectionError`` (``INVALID_REQUEST``) as above, and for a name that is none.
     """
     for name in changes:
-        if name not in _RULES:
-            hint = similar(name, _RULES) or f": give one of {', '.join(_RULES)}"
+        if name not in PREFERENCES:
+            hint = similar(name, PREFERENCES) or f": give one of {', '.join(PREFERENCES)}"
             raise _refused(f"{show(name)} is no preference{hint}", {})
     return change_preferences(current, dict(changes))
 
 
 def overlay(stored: Preferences, said: Preferences, *, named: Collection[str]) -> Preferences:
     """``stored`` with those of the fields of ``said`` that are ``named``: what a request says for itself alone."""
-    fields = {name: getattr(said, name) for name in _RULES if name in named}
+    fields = {name: getattr(said, name) for name in PREFERENCES if name in named}
     return structs.replace(stored, **fields)
 
 
@@ -103,7 +95,7 @@ def read_user(payload: object) -> str:
 
 def _refused(text: str, wrong: dict[str, str]) -> ModelSelectionError:
     allowed = tuple(
-        f"{name}: give {rule.allowed}" for name, rule in _RULES.items() if not wrong or name in wrong
+        f"{name}: give {rule.allowed}" for name, rule in PREFERENCES.items() if not wrong or name in wrong
     )
     return ModelSelectionError(
         f"nothing was changed: {text}", code="INVALID_REQUEST", details={"wrong": wrong}, suggestions=allowed

@@ -5,13 +5,14 @@ Values have been decoded from JSON or TOML, and may be anything that those can s
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from heapq import nlargest
 from typing import cast
 
-__all__ = ["Rule", "flag", "number", "one_of", "similar", "show", "text", "texts", "whole"]
+__all__ = ["Rule", "amount", "flag", "names", "number", "one_of", "similar", "show", "text", "texts", "whole"]
 
 MAX_TEXT = 200
 #: Integers above this are shown by name: Python refuses to write very long ones.
@@ -48,6 +49,13 @@ def number(least: float, most: float, *, unit: str = "", above: bool = False) ->
     return Rule(accepts=accepts, allowed=words + (f" ({unit})" if unit else ""))
 
 
+def amount(unit: str, *, above: bool = False) -> Rule:
+    """Any finite number that is not negative; with ``above``, 0 itself is too small."""
+    inner = number(0, sys.float_info.max, above=above)
+    words = "a finite number above 0" if above else "a finite number, 0 or more"
+    return Rule(accepts=inner.accepts, allowed=f"{words} ({unit})")
+
+
 def whole(least: int, most: int, *, unit: str) -> Rule:
     """An integer from ``least`` to ``most``."""
 
@@ -75,6 +83,17 @@ def texts(most: int) -> Rule:
         accepts=accepts,
         allowed=f"a list of at most {most} texts, each of 1 to {MAX_TEXT} printable characters",
     )
+
+
+def names() -> Rule:
+    """A list of texts, however many."""
+
+    def accepts(value: object) -> bool:
+        return isinstance(value, (list, tuple)) and all(
+            isinstance(item, str) for item in cast("list[object]", value)
+        )
+
+    return Rule(accepts=accepts, allowed="a list of texts")
 
 
 def one_of(words: tuple[str, ...]) -> Rule:

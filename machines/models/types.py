@@ -2,22 +2,30 @@
 
 The tables are in ``specs/models.md``. Money is in US dollars, context in tokens; times are in milliseconds where the
 name ends in ``_ms`` or the wire has always had them so (``response_time``, ``timeout_preference``). Unknown fields are
-ignored: a newer peer may write more. Missing and wrong ones are refused by name.
+ignored: a newer peer may write more. Missing and wrong ones are refused by name, with what is allowed.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import fields
 
 from devpipe.machines.errors import ModelSelectionError
+from devpipe.machines.models.rules import Rule, amount, flag, names, number, one_of, text, texts, whole
 
 __all__ = [
     "ASSUMED_TOKENS",
+    "PREFERENCES",
     "QUALITIES",
+    "REPORT",
+    "REQUEST",
     "TASK_TYPES",
     "Capability",
     "HealthAnswer",
@@ -31,6 +39,7 @@ __all__ = [
     "Preferences",
     "PreferencesAnswer",
     "Quality",
+    "Said",
     "SelectionMetadata",
     "TaskType",
     "decode",
@@ -193,15 +202,107 @@ class PreferencesAnswer(Struct, frozen=True, kw_only=True):
     preferences: Preferences
 
 
-def decode(payload: Any, kind: type[T], *, what: str, code: str = "INVALID_REQUEST") -> T:
+Rules = Mapping[str, Rule]
+
+
+def _rules(**rules: Rule) -> Rules:
+    return MappingProxyType(rules)
+
+
+#: The same in words, for those who write one: what each field may be.
+PREFERENCES: Rules = _rules(
+    priority=one_of(("performance", "cost", "balanced")),
+    max_cost_per_request=number(0, 1_000_000, unit="US dollars"),
+    preferred_providers=texts(20),
+    fallback_enabled=flag(),
+    quality_threshold=number(0, 1),
+    timeout_preference=number(0, 86_400_000, unit="milliseconds", above=True),
+)
+REQUEST: Rules = _rules(
+    task_type=one_of(TASK_TYPES),
+    quality_requirement=one_of(QUALITIES),
+    max_cost=amount("US dollars for the whole request"),
+    context_length=whole(0, 2**53 - 1, unit="tokens"),
+    preferred_providers=names(),
+    timeout_ms=amount("milliseconds", above=True),
+)
+REPORT: Rules = _rules(
+    model_id=text(),
+    task_type=one_of(TASK_TYPES),
+    success=flag(),
+    response_time_ms=amount("milliseconds"),
+    cost=amount("US dollars"),
+    satisfaction=number(0, 1),
+)
+_RULES: Mapping[type[Struct], Rules] = {
+    Preferences: PREFERENCES,
+    ModelSelectionRequest: REQUEST,
+    ModelReport: REPORT,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """The values by the names that the caller gave them, and what each may be; a None was not given."""
+
+    values: Mapping[str, object]
+    rules: Rules
+    needed: tuple[str, ...] = ()
+
+
+def decode(
+    payload: Any, kind: type[T], *, what: str, code: str = "INVALID_REQUEST", said: Said | None = None
+) -> T:
     """The payload of a message as one of the types above.
 
-    Raises ``ModelSelectionError`` with this ``code`` that names what is wrong and where.
+    ``said``: what the payload was made of, so that an error speaks of that. Raises ``ModelSelectionError`` with this
+    ``code`` that names all that is wrong, each with its value and with what is allowed (in ``suggestions``, too).
     """
     try:
         return msgspec.convert(payload, kind)
     except msgspec.ValidationError as error:
-        raise ModelSelectionError(f"{what} is not valid: {error}", code=code) from error
+        rules = said.rules if said is not None else _RULES.get(kind, {})
+        wrong = _wrong(payload, kind) if said is None else _refused(said)
+        text = "; ".join(wrong.values()) or str(error)
+        raise ModelSelectionError(
+            f"{what} is not valid: {text}",
+            code=code,
+            details={"wrong": wrong} if wrong else None,
+            suggestions=_allowed(rules, wrong),
+        ) from error
+
+
+def _wrong(payload: object, kind: type[Struct]) -> dict[str, str]:
+    """Each wrong field with its refusal, as far as there are words for it."""
+    if not isinstance(payload, Mapping):
+        return {}
+    values = cast("Mapping[str, object]", payload)
+    needed = tuple(field.name for field in fields(kind) if field.required)
+    wrong = _refused(Said(values=values, rules=_RULES.get(kind, {}), needed=needed))
+    inner = values.get("user_preferences") if kind is ModelSelectionRequest else None
+    if inner is not None:
+        found = _wrong(inner, Preferences)
+        wrong |= {f"user_preferences.{name}": f"user_preferences.{words}" for name, words in found.items()}
+    return wrong
+
+
+def _refused(said: Said) -> dict[str, str]:
+    wrong: dict[str, str] = {}
+    for name, rule in said.rules.items():
+        value = said.values.get(name)
+        if value is None and name not in said.needed:
+            continue
+        if name not in said.values:
+            wrong[name] = f"{name} is missing: give {rule.allowed}"
+        elif not rule.accepts(value):
+            wrong[name] = rule.refusal(name, value)
+    return wrong
+
+
+def _allowed(rules: Rules, wrong: Mapping[str, str]) -> tuple[str, ...]:
+    """For each wrong name what it may be; for all of them, if it is not known which one is wrong."""
+    every = dict(rules) | {f"user_preferences.{name}": rule for name, rule in PREFERENCES.items()}
+    return tuple(f"{name}: give {every[name].allowed}" for name in (wrong or rules))
 
 
 def encode(value: Struct) -> dict[str, Any]:

@@ -157,13 +157,13 @@ async def test_a_user_is_answered_by_their_own_preferences(catalogue: Path) -> N
     ("payload", "words"),
     [
         (None, "Expected `object`, got `null`"),
-        ({}, "missing required field `task_type`"),
-        ({"task_type": "chatt"}, "$.task_type"),
-        ({"task_type": "chat", "max_cost": "1"}, "$.max_cost"),
-        ({"task_type": "chat", "max_cost": -1}, "$.max_cost"),
-        ({"task_type": "chat", "context_length": 1.5}, "$.context_length"),
-        ({"task_type": "chat", "context_length": 2**60}, "$.context_length"),
-        ({"task_type": "chat", "quality_requirement": "best"}, "$.quality_requirement"),
+        ({}, "task_type is missing: give one of"),
+        ({"task_type": "chatt"}, "task_type = 'chatt' is not allowed"),
+        ({"task_type": "chat", "max_cost": "1"}, "max_cost = '1'"),
+        ({"task_type": "chat", "max_cost": -1}, "max_cost = -1"),
+        ({"task_type": "chat", "context_length": 1.5}, "context_length = 1"),
+        ({"task_type": "chat", "context_length": 2**60}, "context_length = 1"),
+        ({"task_type": "chat", "quality_requirement": "best"}, "quality_requirement = 'best' is not"),
         ({"task_type": "chat", "user_preferences": {"quality_threshold": 2}}, "user_preferences.quality_threshold"),
         ({"task_type": "chat", "user": 7}, "user = 7"),
     ],
@@ -305,11 +305,11 @@ async def test_a_model_that_is_not_in_the_catalogue_is_refused_with_the_nearest(
 async def test_a_report_or_a_question_that_is_not_valid_is_named(catalogue: Path) -> None:
     async with asking(catalogue) as pipe:
         for type, payload, words in (
-            ("status-update", use("cheap", response_time_ms=-1), "$.response_time_ms"),
+            ("status-update", use("cheap", response_time_ms=-1), "response_time_ms = -1"),
             ("status-update", {"state": "busy"}, "model_id"),
-            ("status-update", use("cheap", satisfaction=7), "$.satisfaction"),
-            ("performance-metrics-request", {"task_type": "nothing"}, "$.task_type"),
-            ("health-check-request", {"model_id": ""}, "$.model_id"),
+            ("status-update", use("cheap", satisfaction=7), "satisfaction = 7"),
+            ("performance-metrics-request", {"task_type": "nothing"}, "task_type = 'nothing' is not"),
+            ("health-check-request", {"model_id": ""}, "model_id = ''"),
             ("health-check-request", [], "Expected `object`"),
         ):
             code, text, details = await refusal(pipe, type, payload)

@@ -99,6 +99,17 @@ async def test_old_spellings_in_a_request_are_taken_and_named() -> None:
     assert peer.requests == [{"task_type": "chat"}]
 
 
+async def test_a_name_in_a_request_that_is_none_is_refused_and_nothing_is_sent() -> None:
+    peer = ModelPeer()
+    async with world_of(peer) as world, devpipe.ModelSelectionService(world.url) as service:
+        with pytest.raises(devpipe.ModelSelectionError, match="did you mean 'max_cost'") as caught:
+            await service.select_model({"task_type": "chat", "max_cost_usd": 1e-9})
+        assert caught.value.code == "INVALID_REQUEST"
+        with pytest.raises(devpipe.ModelSelectionError, match="did you mean 'priority'"):
+            await service.update_preferences({"prioritty": "cost"})
+    assert peer.requests == []
+
+
 def test_old_spellings_in_the_options_are_taken_and_named() -> None:
     with pytest.warns(DeprecationWarning, match="old spelling") as told:
         service = devpipe.ModelSelectionService(

@@ -72,6 +72,24 @@ async def test_the_server_chooses_and_the_choice_says_so() -> None:
     ]
 
 
+async def test_a_wrong_argument_is_refused_by_its_own_name_and_nothing_is_sent() -> None:
+    peer = ModelPeer()
+    async with selecting(peer) as models:
+        calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], str]] = [
+            (models.select, ("poetry",), {}, "task_type = 'poetry' is not allowed: give one of text-generat"),
+            (models.select, ("chat",), {"timeout": -1, "providers": "x"}, "providers = 'x'.*timeout = -1"),
+            (models.select_for_task, ("chat", "best"), {}, "quality = 'best' is not allowed"),
+            (models.select_cost_optimized, ("chat", -1), {}, "max_cost_usd = -1 is not allowed"),
+            (models.select_high_performance, ("poetry",), {}, "task_type = 'poetry' is not allowed"),
+            (models.report, ("m", "chat"), {"success": True, "response_time": -1}, "response_time = -1"),
+        ]
+        for call, arguments, keywords, words in calls:
+            with pytest.raises(devpipe.ModelSelectionError, match=words) as caught:
+                await call(*arguments, **keywords)
+            assert caught.value.code == "INVALID_REQUEST" and caught.value.suggestions
+    assert peer.requests == []
+
+
 @pytest.mark.parametrize("transport", ["websocket", "http", "folder"])
 async def test_it_is_the_same_over_every_transport(transport: str) -> None:
     peer = ModelPeer()
@@ -137,10 +155,10 @@ async def test_the_short_forms_say_what_they_mean() -> None:
     ("wrong", "named"),
     [
         ({"task_type": "poetry"}, "task_type"),
-        ({"task_type": "chat", "quality": "superb"}, "quality_requirement"),
-        ({"task_type": "chat", "max_cost_usd": -1}, "max_cost"),
+        ({"task_type": "chat", "quality": "superb"}, "quality = 'superb'"),
+        ({"task_type": "chat", "max_cost_usd": -1}, "max_cost_usd = -1"),
         ({"task_type": "chat", "context_length": "long"}, "context_length"),
-        ({"task_type": "chat", "timeout": 0}, "timeout_ms"),
+        ({"task_type": "chat", "timeout": 0}, "timeout = 0"),
     ],
 )
 async def test_a_request_that_is_not_valid_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from devpipe.machines.errors import ConfigurationError
+from devpipe.machines.errors import ConfigurationError, ModelSelectionError
 from devpipe.machines.models.messages import MessageType
-from devpipe.machines.models.phase1 import OldSpelling, read_config, settings_of
+from devpipe.machines.models.phase1 import OldSpelling, read_config, read_request, settings_of
+from devpipe.machines.models.types import Preferences
 
 
 def settings(**options: Any) -> dict[str, Any]:
@@ -101,6 +102,80 @@ def test_a_chain_that_is_given_is_the_whole_chain() -> None:
 def test_a_wrong_option_is_refused_by_name(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigurationError, match=named):
         read_config("http://x", "", options)
+
+
+def test_all_wrong_options_are_said_at_once_with_what_is_probably_meant() -> None:
+    options = {
+        "cache_duraton": 5,
+        "timeout": 0,
+        "lock_timeout": 5,
+        "server_url": 5,
+        "carrier_pigeons": True,
+        "transport": {
+            "preferred": ["pigeon"],
+            "auto_failover": 1,
+            "transport_configs": {
+                "http": {"max_conections": 5},
+                "websocket": 5,
+                "filesystem": {"timeout": []},
+            },
+        },
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        read_config("http://x", "", options)
+    lines = str(caught.value).split("\n  ")
+    assert lines[0] == "the options of ModelSelectionService are not valid: "
+    assert set(lines[1:6]) == {
+        "cache_duraton is not an option: did you mean 'cache_duration'?",
+        "timeout = 0 is not allowed: give a number above 0 (milliseconds)",
+        "lock_timeout is not an option: did you mean 'transport.transport_configs.filesystem.lock_timeout'?",
+        "server_url = 5 is not allowed: give a text",
+        "carrier_pigeons is not an option: there are server_url, devpipe_path, monitoring_interval, "
+        "fallback_enabled, cache_duration, retry_attempts, timeout, debug_mode, transport",
+    }
+    inner = "transport.transport_configs"
+    assert lines[6:] == [
+        "transport.preferred = a list of 1 is not allowed: give a list, each of it one of "
+        "'websocket', 'http', 'filesystem', 'folder'",
+        "transport.auto_failover = 1 is not allowed: give true or false",
+        f"{inner}.http.max_conections is not an option: did you mean 'max_connections'?",
+        f"{inner}.websocket = 5 is not allowed: give a table",
+        f"{inner}.filesystem.timeout = a list of 0 is not allowed: give a number above 0 (milliseconds)",
+    ]
+
+
+def test_an_option_with_one_value_is_told_which() -> None:
+    with pytest.raises(ConfigurationError, match="persist_messages = true is not allowed: give false$"):
+        settings(transport={"transport_configs": {"websocket": {"persist_messages": True}}})
+
+
+def test_a_request_is_read_and_its_values_are_checked() -> None:
+    request = read_request({"task_type": "chat", "user_preferences": {"priority": "cost"}})
+    assert request.user_preferences == Preferences(priority="cost")
+    with pytest.raises(ModelSelectionError, match="user_preferences"):
+        read_request({"task_type": "chat", "user_preferences": 7})
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"max_cost_usd": 1e-9}, "max_cost_usd is no field of a request: did you mean 'max_cost'?"),
+        ({"quality": "high"}, "quality is no field of a request: did you mean 'quality_requirement'?"),
+        ({"providers": []}, "did you mean 'preferred_providers'?"),
+        ({"timeout": 5}, "did you mean 'timeout_ms'?"),
+        ({"contextlength": 5}, "did you mean 'context_length'?"),
+        ({"zzz": 5}, "zzz is no field of a request: there are task_type, quality_requirement, max_cost"),
+        (
+            {"user_preferences": {"qualty_threshold": 0.5}},
+            "user_preferences.qualty_threshold is no field of a request: did you mean 'quality_threshold'?",
+        ),
+    ],
+)
+def test_a_name_in_a_request_that_is_none_is_refused(request_: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelSelectionError) as caught:
+        read_request({"task_type": "chat", **request_})
+    assert caught.value.code == "INVALID_REQUEST" and words in str(caught.value)
+    assert caught.value.details["wrong"] and caught.value.suggestions
 
 
 def test_a_message_type_is_known_in_both_spellings() -> None:
