@@ -334,6 +334,7 @@ def watch(
 
 @cli.command()
 @server_option
+@profile_option
 @folder_option
 @token_option
 @via_option
@@ -345,6 +346,7 @@ def watch(
 @backend_option
 def doctor(
     server_url: str | None,
+    profile: str | None,
     folder: Path | None,
     token_file: Path | None,
     via: tuple[str, ...],
@@ -368,6 +370,7 @@ def doctor(
     async def run() -> int:
         return await examine(
             server_url,
+            profile=profile,
             folder=folder,
             token=read_token(token_file),
             transports=checked_transports(via),

@@ -30,6 +30,7 @@ _PLAIN_MARKS = {Status.OK: "+", Status.SKIPPED: ".", Status.WARNING: "!", Status
 async def examine(
     server_url: str | None,
     *,
+    profile: str | None,
     folder: Path | None,
     token: str | None,
     transports: list[str] | None,
@@ -43,7 +44,12 @@ async def examine(
         waiting = console.status("trying every transport ...", spinner="line")  # ASCII, for every terminal
     with waiting:
         report = await devpipe.diagnose(
-            server_url, folder=folder, token=token, transports=transports, timeout=timeout
+            server_url,
+            profile=profile,
+            folder=folder,
+            token=token,
+            transports=transports,
+            timeout=timeout,
         )
     if as_json:
         click.echo(json.dumps(report.as_dict()))

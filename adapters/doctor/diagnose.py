@@ -31,6 +31,7 @@ _NETWORK = ("websocket", "http")
 async def diagnose(
     server_url: str | None = None,
     *,
+    profile: str | None = None,
     folder: str | os.PathLike[str] | None = None,
     token: str | Callable[[], Awaitable[str]] | None = None,
     transports: Iterable[str] | None = None,
@@ -45,7 +46,8 @@ async def diagnose(
     """Which transports work here, why the others do not, and what to do: ``print(await devpipe.diagnose(url))``.
 
     Everything means what it means for ``connect``, but ``timeout``: it bounds each step (seconds). A transport that
-    hangs holds no other up, except that only one at a time is measured. Messages are sent to the server, none of which
+    hangs holds no other up, except that only one at a time is measured. A server of another kind (``profile``) is asked what
+    such a server knows; the rest is skipped, and the words say why. Messages are sent to the server, none of which
     runs a handler.
 
     Raises ``ConfigurationError`` for wrong settings, and nothing else: what does not work stands in the report.
@@ -61,6 +63,7 @@ async def diagnose(
         raise ConfigurationError(f"timeout = {timeout!r} is not allowed: give a number above 0")
     pipe = connect(
         server_url,
+        profile=profile,
         folder=folder,
         token=token,
         wait=False,

@@ -30,6 +30,7 @@ from devpipe.adapters.transports.http_client import FAILURES, close_response, fa
 from devpipe.machines.config import PipeConfig
 from devpipe.machines.errors import ConfigurationError
 from devpipe.machines.protocols.envelope import excerpt
+from devpipe.machines.protocols.profiles import ELSEWHERE, profile_of
 
 __all__ = ["NETWORK_CHECKS", "Way", "reach"]
 
@@ -231,22 +232,35 @@ def _no_tls(way: Way, error: OSError) -> Finding:
 
 
 class _Health:
-    """``GET /health``. Its failure is a warning: only the proof of data tells whether messages go through."""
+    """``GET /health``, or where a server of this profile has it. Its failure is a warning: only the proof of data tells whether messages go through."""
 
     def __init__(self, way: Way, steps: Steps) -> None:
         self._way = way
         self._steps = steps
+        self._missing = False  #: nothing was at the last path
 
     async def ask(self) -> Finding:
         way = self._way
-        url = way.url + way.config.http.health_path
         if way.http_client is not None and way.transport == "http":
-            return await self._ask(way.http_client, url)
+            return await self._search(way.http_client)
         verify = way.trust if way.secure else httpx.create_ssl_context(verify=False)
         async with httpx.AsyncClient(
             verify=verify, proxy=way.proxy, trust_env=not is_loopback(way.host)
         ) as client:
-            return await self._ask(client, url)
+            return await self._search(client)
+
+    async def _search(self, client: httpx.AsyncClient) -> Finding:
+        """The first page that is there."""
+        http, profile = self._way.config.http, profile_of(self._way.config.profile)
+        paths = [http.health_path, f"{http.prefix.rstrip('/')}/health"]
+        if "health_path" in profile.server:
+            paths.append(str(profile.server["health_path"]))
+        for path in dict.fromkeys(paths):
+            self._missing = False
+            finding = await self._ask(client, self._way.url + path)
+            if not self._missing:
+                return finding
+        return finding  # all say the same
 
     async def _ask(self, client: httpx.AsyncClient, url: str) -> Finding:
         try:
@@ -273,7 +287,8 @@ class _Health:
         way, status = self._way, response.status_code
         kind = response.headers.get("content-type", "").partition(";")[0]
         document = _document(body)
-        if status == 200 and document.get("status") == "ok":
+        self._missing = status == 404
+        if status == 200 and document.get("status") in ("ok", "healthy"):  # deployed ones are healthy
             server = document.get("server")
             words = "ok" + (f", server {excerpt(server)[1:-1]}" if isinstance(server, str) else "")
             return Finding(check="health", status=Status.OK, words=words)
@@ -289,6 +304,9 @@ class _Health:
         if status in (502, 503, 504):
             remedy = "Start the server behind it, or wait: something stands before it and answers."
             return _sick(f"HTTP {status}: the server is away", remedy)
+        if status == 404 and document:
+            remedy = f"If the server is meant, {ELSEWHERE}; a server may also have no such page."
+            return _sick("HTTP 404: there is no health page", remedy)
         remedy = (
             f"Another program, a proxy or a login page answers at {way.shown}: look at the port and the path."
         )

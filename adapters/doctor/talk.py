@@ -19,6 +19,7 @@ from devpipe.machines.errors import (
 )
 from devpipe.machines.message import Message
 from devpipe.machines.protocols.envelope import encode_payload, excerpt
+from devpipe.machines.protocols.profiles import ELSEWHERE
 
 __all__ = ["TALK_CHECKS", "talk"]
 
@@ -58,6 +59,10 @@ async def talk(
             await steps.take(
                 "latency", lambda: _latency(steps, single, config), late=_LOST_SOME, timeout=steps.timeout + 1
             )
+        if not single.transport.terms.server:
+            words = "not tried: this server does not say what it takes"
+            steps.add(Finding(check="size", status=Status.SKIPPED, words=words))
+            return
         async with measuring:
             late = "Small messages go through: give more time with --timeout to try a large one."
             await steps.take("size", lambda: _size(steps, single), late=late, vital=False)
@@ -106,7 +111,7 @@ async def _prove(steps: Steps, single: SingleTransport, where: str) -> Finding:
     took = (anyio.current_time() - began) * 1000
     words = f"a nonce came back after {took:.0f} ms"
     if not terms.server:
-        words += "; this server knows no sessions: messages are not deduplicated"
+        words = f"an answer under our id came after {took:.0f} ms; this server knows no sessions: messages are not deduplicated"
     return Finding(check="proof", status=Status.OK, words=words)
 
 
@@ -118,6 +123,8 @@ def _remedy(steps: Steps, kind: FailureKind, reason: str, where: str) -> str:
             f"Another program, a proxy or a login page answers at {where}: look at the port and the path."
         )
         return remedy if steps.transport != "websocket" else f"{remedy} A proxy must pass Upgrade on."
+    if ELSEWHERE in reason:
+        return f"Give the prefix of the server at {where} (http.prefix), or its kind (--profile vaultpilot)."
     match kind:
         case FailureKind.AUTH if "403" in reason:
             return "Something forbids it: a firewall, a proxy, or the server's list of origins."
@@ -132,6 +139,8 @@ def _remedy(steps: Steps, kind: FailureKind, reason: str, where: str) -> str:
             return (
                 f"No devpipe server answers at {where}: look at the port, and at the path it is mounted at."
             )
+        case FailureKind.TIMEOUT if steps.transport == "folder":
+            return f"Look whether a server serves {where} at all, and into its log."
         case FailureKind.TIMEOUT:
             return (
                 "The server is overloaded or hangs, or something holds its answers back: look into its log."
@@ -193,11 +202,14 @@ def _pushed(steps: Steps, single: SingleTransport, took: float) -> Finding:
 async def _latency(steps: Steps, single: SingleTransport, config: PipeConfig) -> Finding:
     """Round trips one after the other, the way that messages go."""
     taken: list[float] = []
+    # a socket is pinged; elsewhere a server without sessions may know nothing but the probe of its profile
+    pinged = single.transport.terms.server or steps.transport == "websocket"
+    type = "health_ping" if pinged else config.peer.probe
     until = anyio.current_time() + steps.timeout * SHARE
     while len(taken) < ROUNDS and (not taken or anyio.current_time() < until):
         began = anyio.current_time()
         try:
-            await _round_trip(single, {"nonce": ""}, timeout=steps.timeout)
+            await _round_trip(single, {"nonce": ""}, type=type, timeout=steps.timeout)
         except DevPipeError as error:
             words = f"message {len(taken) + 1} got no answer: {error}"
             return Finding(check="latency", status=Status.FAILED, words=words, remedy=_LOST_SOME)
@@ -206,7 +218,9 @@ async def _latency(steps: Steps, single: SingleTransport, config: PipeConfig) ->
     assert p50 is not None and p99 is not None  # there is at least one
     steps.times.latency_p50, steps.times.latency_p99 = p50, p99
     words = f"p50 {_ms(p50)}, p99 {_ms(p99)} of {len(taken)} message{'s' if len(taken) > 1 else ''}"
-    polling = config.folder_options.polling
+    polling = (
+        config.folder_options.polling or config.folder_options.flat
+    )  # who serves a flat one looks now and then
     if steps.transport == "folder" and not polling and p50 > config.folder_options.rescan_interval / 2:
         remedy = "No notification arrives: a network file system has none. Set folder_options.rescan_interval lower."
         return Finding(check="latency", status=Status.WARNING, words=words, remedy=remedy)
@@ -247,10 +261,12 @@ async def _send_bytes(steps: Steps, single: SingleTransport, size: int) -> float
     return anyio.current_time() - began
 
 
-async def _round_trip(single: SingleTransport, payload: object, *, timeout: float) -> None:
+async def _round_trip(
+    single: SingleTransport, payload: object, *, timeout: float, type: str = "health_ping"
+) -> None:
     """A probe and its answer; from a server that knows no probes, any answer under our id."""
     try:
-        await single.send("health_ping", payload, timeout=timeout)
+        await single.send(type, payload, timeout=timeout)
     except (RequestRefused, HandlerError) as error:
         if error.code in ("too_large", "busy"):
             raise

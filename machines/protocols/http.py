@@ -30,6 +30,7 @@ from devpipe.machines.protocols.envelope import (
     encode_reply,
     excerpt,
 )
+from devpipe.machines.protocols.profiles import ELSEWHERE
 
 __all__ = [
     "NOT_PASSED",
@@ -228,7 +229,7 @@ def _strange(answer: Answer, *, wall: float, words: str = "") -> Unserved:
         case 403:
             words = f"forbidden by something before the server ({words})"
         case 404 | 405:
-            words = f"no DevPipe server at this address ({words})"
+            words = f"no DevPipe server at this address ({words}): {ELSEWHERE}"
         case 413:
             words = f"the message is larger than something before the server takes ({words})"
         case 421:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from devpipe.machines.errors import ConfigurationError
 
-__all__ = ["DEFAULT", "PROFILES", "VAULTPILOT", "Profile", "profile_of"]
+__all__ = ["DEFAULT", "ELSEWHERE", "PROFILES", "VAULTPILOT", "Profile", "profile_of"]
 
 Settings = Mapping[str, object]
 
@@ -39,6 +39,9 @@ class Profile:
     server: Settings = field(default_factory=_settings)
     folder: Settings = field(default_factory=_settings)
 
+
+#: What to say of a server that has nothing at our paths.
+ELSEWHERE = "the prefix or the kind of the server may be another, look at http.prefix and profile"
 
 #: The protocol of ``specs/protocol.md``.
 DEFAULT = Profile(name="default")

@@ -32,6 +32,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from devpipe.machines.errors import FailureKind
 from devpipe.machines.inputs import Failure
+from devpipe.machines.protocols.profiles import ELSEWHERE
 from devpipe.machines.protocols.websocket_fast import CONTINUE, FIN, TEXT, mask_frame, take_text_frames
 
 __all__ = ["MAX_FRAGMENTS", "MAX_HEAD", "MAX_PINGS", "Handshake", "Phase", "WebSocketClient"]
@@ -244,6 +245,8 @@ class WebSocketClient:
             note = " (a redirect, which is never followed)"
         elif b"html" in headers.get(b"content-type", b"").lower():
             note = " (an HTML page: a proxy, a portal or a web site has answered)"
+        elif status == 404:
+            note = f": {ELSEWHERE}, or websocket.path"
         if status in (401, 403, 407):
             kind = FailureKind.AUTH
         elif status >= 500 or status in (408, 425, 429):

@@ -11,7 +11,7 @@ import sys
 
 import anyio
 import pytest
-from support import World, serving
+from support import World, make_server, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -43,6 +43,22 @@ async def test_where_all_is_well_it_says_so_in_plain_lines_and_leaves_with_0(any
     assert (code, complaints) == (0, "")
     assert said.splitlines()[-1] == "websocket, http and folder work"
     assert "\x1b" not in said, "there is no terminal"
+
+
+async def test_a_deployed_server_is_examined_as_its_profile_says(anyio_backend: str) -> None:
+    async with serving(make_server(profile="vaultpilot")) as world:
+        code, said, complaints = await run(
+            *address(world),
+            "--profile",
+            "vaultpilot",
+            "--via",
+            "folder",
+            "--via",
+            "http",
+            backend=anyio_backend,
+        )
+    assert (code, complaints) == (0, "")
+    assert "writes no beat" in said and "warning" not in said.split("\nfolder\n")[1]
 
 
 async def test_where_a_part_works_it_leaves_with_6(anyio_backend: str) -> None:
