@@ -93,7 +93,7 @@ async def test_json_is_one_document_and_has_the_same_exit_codes() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give one of them, or both"),
+        ([], "no server is named: give --server URL"),
         (["--server", "ftp://x"], "http://127.0.0.1:8000"),
         (["--server", "http://x", "--timeout", "0"], "--timeout"),
     ],
