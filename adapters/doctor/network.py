@@ -250,17 +250,19 @@ class _Health:
             return await self._search(client)
 
     async def _search(self, client: httpx.AsyncClient) -> Finding:
-        """The first page that is there."""
+        """The first page that is there; where none is, what was said of the first."""
         http, profile = self._way.config.http, profile_of(self._way.config.profile)
         paths = [http.health_path, f"{http.prefix.rstrip('/')}/health"]
         if "health_path" in profile.server:
             paths.append(str(profile.server["health_path"]))
+        missing: list[Finding] = []
         for path in dict.fromkeys(paths):
             self._missing = False
             finding = await self._ask(client, self._way.url + path)
             if not self._missing:
                 return finding
-        return finding  # all say the same
+            missing.append(finding)
+        return missing[0]
 
     async def _ask(self, client: httpx.AsyncClient, url: str) -> Finding:
         try:
