@@ -34,6 +34,7 @@ def lint(chart: type[PureChart[Any]]) -> list[str]:
         f"IGNORED names {pair}, which is no state and event" for pair in chart.IGNORED if pair not in known
     ]
     faults += [f"IGNORED gives no reason for {pair}" for pair, why in chart.IGNORED.items() if not why]
+    faults += [f"OVERRIDES names {word!r}, which is no event" for word in chart.OVERRIDES - {*events(chart)}]
     parents = {node.name: node.parent for node in nodes(chart)}
     taken = {(edge.source, edge.event) for edge in edges(chart)}
     for leaf, event in chart.IGNORED:

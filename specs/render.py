@@ -21,8 +21,6 @@ __all__ = ["dot_documents", "documents", "mermaid_documents", "write_documents",
 
 #: A line break inside a label of graphviz.
 _BREAK = "\\n"
-#: So many edges into one state for one event, all without a guard, are said once instead of drawn.
-MANY = 3
 
 
 def mermaid(chart: type[PureChart[Any]]) -> str:
@@ -30,7 +28,10 @@ def mermaid(chart: type[PureChart[Any]]) -> str:
     lines = ["stateDiagram-v2", "    direction TB"]
     tops = [node for node in nodes(chart) if node.parent is None]
     for node in tops:
-        if node.compound:
+        if not node.compound:
+            # named here, since Mermaid draws nothing at all where a note stands beside a state without a line
+            lines.append(f"    {node.name}")
+        else:
             lines.append(f"    state {node.name} {{")
             inner = [n for n in nodes(chart) if n.parent == node.name]
             lines += [f"        [*] --> {n.name}" for n in inner if n.initial]
@@ -68,14 +69,12 @@ def _arrows(chart: type[PureChart[Any]], *, within: set[str] | None) -> list[str
 
 
 def _gathered(chart: type[PureChart[Any]]) -> dict[tuple[str, str], list[str]]:
-    """An operator's event that reaches one state from many: said once, so that it does not drown the rule."""
+    """From where an operator's events reach a state: said once."""
     sources: dict[tuple[str, str], list[str]] = {}
     for edge in edges(chart):
-        if edge.target is not None and not edge.guards:
-            found = sources.setdefault((edge.event, edge.target), [])
-            if edge.source not in found:
-                found.append(edge.source)
-    return {key: found for key, found in sources.items() if len(found) >= MANY}
+        if edge.target is not None and edge.event in chart.OVERRIDES:
+            sources.setdefault((edge.event, edge.target), []).append(edge.source)
+    return sources
 
 
 def _parent(chart: type[PureChart[Any]], name: str) -> str | None:

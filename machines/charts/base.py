@@ -74,6 +74,8 @@ class PureChart(StateChart[Cell[C]]):
 
     #: (state, event) pairs that are taken for nothing, with the reason; shown in the generated table.
     IGNORED: ClassVar[dict[tuple[str, str], str]] = {}
+    #: Events of an operator, which come from nearly everywhere: a picture says them once, so that they do not drown the rule.
+    OVERRIDES: ClassVar[frozenset[str]] = frozenset()
 
     def step(self, event: str, ev: object) -> tuple[object, ...]:
         """Take one event and return what its actions put out, in order.

@@ -54,6 +54,7 @@ class BreakerChart(PureChart[BreakerContext]):
     ``disable``, ``observe``, ``reset``."""
 
     validate_trap_states = False
+    OVERRIDES = frozenset({"force_open", "disable", "observe", "reset"})
 
     class automatic(State.Compound):
         """What runs by itself."""

@@ -57,6 +57,7 @@ class FailoverChart(PureChart[FailoverContext]):
     """Events: ``open``, ``look``, ``select``, ``close``."""
 
     validate_trap_states = False
+    OVERRIDES = frozenset({"close"})
 
     idle = State(initial=True)
     connecting = State()

@@ -87,6 +87,7 @@ class LifecycleChart(PureChart[LifecycleContext]):
     ``recover``, ``tick``, ``suspect``, ``hold``, ``drain``, ``drained``, ``disconnect``, ``destroy``."""
 
     validate_trap_states = False
+    OVERRIDES = frozenset({"disconnect", "destroy"})
 
     new = State(initial=True)
     ready = State()

@@ -13,7 +13,7 @@ from devpipe.machines.breaker import BreakerState
 from devpipe.machines.charts.base import Cell, IllegalTransition, PureChart
 from devpipe.machines.failover import FailoverState
 from devpipe.machines.lifecycle import LifecycleState
-from devpipe.specs.charts import CHARTS, leaves
+from devpipe.specs.charts import CHARTS, edges, leaves, nodes
 from devpipe.specs.lint import FLAGS, lint
 from devpipe.specs.render import documents, dot_documents, mermaid_documents
 
@@ -55,6 +55,45 @@ def test_pages_that_embed_a_diagram_embed_the_one_that_is_drawn() -> None:
             embedded += 1
             assert block.split("```")[0] in mermaid_documents().values(), f"a stale picture in {page.name}"
     assert embedded >= 4
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_picture_names_every_state_before_it_says_anything_of_it(name: str) -> None:
+    """Mermaid draws nothing at all where a note stands beside a state that is named nowhere else."""
+    declared: set[str] = set()
+    for line in mermaid_documents()[name].splitlines():
+        words = line.split()
+        if len(words) == 1:
+            declared.add(words[0])
+        elif words[0] == "state":
+            declared.add(words[1])
+        elif words[0] == "note":
+            assert words[3] in declared, line
+        elif "-->" in words:
+            declared |= {words[0], words[2]}
+    assert {node.name for node in nodes(CHARTS[name])} <= declared
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_picture_shows_every_transition_that_leads_to_a_state(name: str) -> None:
+    shown: dict[tuple[str, str], str] = {}
+    said: dict[tuple[str, str], str] = {}
+    for line in mermaid_documents()[name].splitlines():
+        arrow, _, label = line.strip().partition(" : ")
+        words = arrow.split()
+        if "-->" in words:
+            shown[words[0], words[2]] = label
+        elif words[0] == "note":
+            event, _, sources = label.partition(" comes here<br/>from ")
+            said[event, words[3]] = sources
+    for edge in edges(CHARTS[name]):
+        if edge.target is None:
+            continue
+        if edge.event in CHARTS[name].OVERRIDES:
+            assert edge.source in said[edge.event, edge.target].split(", "), edge
+        else:
+            label = shown[edge.source, edge.target]
+            assert edge.event in label and all(word in label for word in (*edge.guards, *edge.actions)), edge
 
 
 def test_graphviz_gets_every_picture() -> None:
@@ -170,6 +209,12 @@ def planted() -> list[tuple[str, type[PureChart[Any]]]]:
         go = a.to(b) | b.to(a)
         IGNORED = {("z", "go"): "why"}
 
+    class Overridden(PureChart[int]):
+        a = State(initial=True)
+        b = State()
+        go = a.to(b) | b.to(a)
+        OVERRIDES = frozenset({"stop"})
+
     class Missing(PureChart[int]):
         a = State(initial=True)
         b = State()
@@ -201,7 +246,7 @@ def planted() -> list[tuple[str, type[PureChart[Any]]]]:
     return [
         ("catch_errors_as_events", Flags), ("final", Final), ("internal", Internal), ("validator", Validator),
         ("async", Async), ("misspelt", Misspelt), ("never tried", Shadowed), ("no reason", Reasonless),
-        ("ignored and taken", Contradiction), ("no state and event", Nowhere), ("does not exist", Missing),
+        ("ignored and taken", Contradiction), ("no state and event", Nowhere), ("no event", Overridden), ("does not exist", Missing),
         ("parallel", Parallel), ("history", History),
     ]  # fmt: skip
 
