@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import assert_never
 
 from devpipe.machines.charts.base import Cell
 from devpipe.machines.charts.breaker import BreakerChart, BreakerContext, BreakerEvent
 from devpipe.machines.config import BreakerConfig
 from devpipe.machines.decisions.windows import CallWindow
 from devpipe.machines.events import BreakerChanged, Event
+from devpipe.machines.inputs import BreakerInput, PathFailed, PathProven
 
 __all__ = ["BreakerSnapshot", "BreakerState", "CircuitBreaker", "Permit"]
 
@@ -169,6 +171,20 @@ class CircuitBreaker:
         self._step("reset", BreakerEvent(now=now))
 
     # --- the common verbs -----------------------------------------------------------------------------
+
+    def receive(self, item: BreakerInput, *, now: float) -> None:
+        """What is known of the path without a call; while the breaker admits nothing, it changes nothing."""
+        permit = self.acquire(now=now)
+        if permit is None:
+            return
+        match item:
+            case PathProven():
+                if permit.number:  # a probe; where everything is admitted, a dial is no call
+                    self.success(permit, now=now)
+            case PathFailed():
+                self.failure(permit, now=now)
+            case _ as never:
+                assert_never(never)
 
     def next_deadline(self) -> float | None:
         """When a leased permit is overdue, None if none is out."""

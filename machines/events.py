@@ -66,12 +66,16 @@ class Connected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnected(Event):
-    """The transport is not up any more. ``retry_at``: when it is dialled again (the core's clock), or None."""
+    """The transport is not up any more. ``retry_at``: when it is dialled again (the core's clock), or None.
+
+    ``proven``: it was up before; else it is a dial that has failed.
+    """
 
     name = "disconnected"
     transport: str
     failure: Failure | None
     retry_at: float | None
+    proven: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,8 @@ from devpipe.machines.inputs import (
 
 __all__ = ["Failover", "FailoverSnapshot", "FailoverState"]
 
+#: A score that has moved less than this is no news.
+RESOLUTION = 0.01
 #: Looks after one change of a fact: each takes the chart one state on, and no way through it is longer.
 MAX_LOOKS = 12
 
@@ -170,6 +172,8 @@ class Failover:
                 )
                 self._reconsider_server()
             case Standing():
+                if not self._is_news(item):
+                    return
                 self._change(item.transport, score=item.score, admitted=item.admitted, admit_at=item.retry_at)
             case Drained():
                 self._change(item.transport, drain_by=None)
@@ -276,6 +280,14 @@ class Failover:
         stay = ctx.since + ctx.config.min_stay
         ends = [max(stay, c.ejected_until) for c in ctx.candidates if c.up and c.ejected_until is not None]
         return min([*ends, *(at for at in [ctx.reconsider_at] if at is not None)], default=None)
+
+    def _is_news(self, item: Standing) -> bool:
+        """The monitor reads often, and the chart moves only when a fact has changed."""
+        known = self._cell.ctx.of(item.transport)
+        if known is None:
+            return False
+        moved = abs(item.score - known.score) >= RESOLUTION
+        return moved or (item.admitted, item.retry_at) != (known.admitted, known.admit_at)
 
     def _change(self, name: str, **facts: Any) -> None:
         self._cell.ctx = self._cell.ctx.changed(name, **facts)

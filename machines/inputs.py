@@ -13,6 +13,7 @@ from devpipe.machines.errors import FailureKind
 
 __all__ = [
     "Assess",
+    "BreakerInput",
     "CallsWaiting",
     "Close",
     "Connect",
@@ -29,6 +30,8 @@ __all__ = [
     "LinkClosed",
     "Open",
     "Opened",
+    "PathFailed",
+    "PathProven",
     "Pin",
     "Proved",
     "Resumed",
@@ -179,6 +182,21 @@ LifecycleInput: TypeAlias = (
     | Drained
 )
 
+
+# --- breaker -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathProven:
+    """A dial was proven: the path works, without a message that had to try it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathFailed:
+    """A proven connection was lost, or the path failed otherwise: one failure, however many calls it carried."""
+
+
+BreakerInput: TypeAlias = PathProven | PathFailed
 
 # --- manager failover ------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from devpipe.machines.charts.base import PureChart
 from devpipe.machines.errors import ConfigurationError
-from devpipe.machines.wiring import FAILOVER, LIFECYCLE
+from devpipe.machines.wiring import BREAKER, FAILOVER, LIFECYCLE, MONITOR, Wire
 from devpipe.specs.charts import CHARTS, Edge, edges, events, leaves, nodes
 
 __all__ = ["dot_documents", "documents", "mermaid_documents", "write_documents", "write_svg"]
@@ -124,15 +124,15 @@ def _mark(chart: type[PureChart[Any]], leaf: str, event: str) -> str:
 
 
 def wiring() -> str:
-    """How the three feed each other, from the table that the manager runs."""
-    lines = ["flowchart LR", "    breaker([circuit breaker])", "    lifecycle([transport lifecycle])"]
-    lines.append("    failover([manager failover])")
-    for wire in (*FAILOVER, *LIFECYCLE):
-        lines.append(
-            f'    {wire.source} -- "{wire.output.__name__} becomes {wire.makes.__name__}<br/>'
-            f'{wire.reason}" --> {wire.target}'
-        )
+    """How the machines feed each other, from the tables that transport and manager run."""
+    lines = ["flowchart LR", *(f"    {name}([{label}])" for name, label in _LABELS.items())]
+    for wire in _WIRES:
+        lines.append(f'    {wire.source} -- "{_passes(wire)}<br/>{wire.reason}" --> {wire.target}')
     return "\n".join(lines) + "\n"
+
+
+def _passes(wire: Wire) -> str:
+    return f"{wire.output.__name__} becomes {wire.makes.__name__}"
 
 
 def mermaid_documents() -> dict[str, str]:
@@ -162,13 +162,17 @@ def dot_documents() -> dict[str, str]:
     found = {name: _dot(chart) for name, chart in CHARTS.items()}
     lines = ["digraph machines {", *_STYLE, "  rankdir=LR;"]
     lines += [f'  {name} [label="{label}"];' for name, label in _LABELS.items()]
-    for wire in (*FAILOVER, *LIFECYCLE):
-        text = f"{wire.output.__name__}\\nbecomes {wire.makes.__name__}"
-        lines.append(f'  {wire.source} -> {wire.target} [label="{text}"];')
+    lines += [f'  {w.source} -> {w.target} [label="{_passes(w)}{_BREAK}{w.reason}"];' for w in _WIRES]
     return {**found, "machines": "\n".join([*lines, "}"]) + "\n"}
 
 
-_LABELS = {"breaker": "circuit breaker", "lifecycle": "transport lifecycle", "failover": "manager failover"}
+_WIRES = (*BREAKER, *LIFECYCLE, *MONITOR, *FAILOVER)
+_LABELS = {
+    "breaker": "circuit breaker",
+    "lifecycle": "transport lifecycle",
+    "monitor": "health monitor",
+    "failover": "manager failover",
+}
 _STYLE = [
     '  graph [fontname="sans-serif", compound=true];',
     '  node [shape=box, style="rounded,filled", fillcolor="#eef3fb", fontname="sans-serif"];',

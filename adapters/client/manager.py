@@ -24,11 +24,12 @@ from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.owner import Household
 from devpipe.machines.breaker import BreakerState
 from devpipe.machines.config import PipeConfig
+from devpipe.machines.decisions.blame import Blame
+from devpipe.machines.decisions.health import HealthStatus
+from devpipe.machines.decisions.readings import Reading
 from devpipe.machines.effects import Activate, Dial, FailoverEffect, HangUp, HoldDials, Retire
 from devpipe.machines.errors import DevPipeError, FailureKind, TransportError
 from devpipe.machines.events import (
-    BreakerChanged,
-    Connected,
     Disconnected,
     Event,
     Exhausted,
@@ -48,13 +49,12 @@ from devpipe.machines.inputs import (
     Open,
     Pin,
     Select,
-    Standing,
     TransportUp,
 )
 from devpipe.machines.protocols.calls import Call, Calls
 from devpipe.machines.protocols.envelope import Envelope
 from devpipe.machines.protocols.session import ClientSession, HelloAnswer
-from devpipe.machines.wiring import FAILOVER, LIFECYCLE
+from devpipe.machines.wiring import FAILOVER, LIFECYCLE, MONITOR, news
 
 __all__ = ["EVENTS", "Manager"]
 
@@ -82,11 +82,6 @@ EVENTS = frozenset(
 )
 #: Characters of a session id: 22 of 6 bits are more than the 128 random bits that the protocol asks for.
 SESSION_CHARS = 22
-#: A failure is charged to its transport's breaker when another transport has shown life since then, this long after
-#: it (seconds; the folder's beat comes once a second); if they all fell silent, it was the server.
-BLAME_AFTER = 2.0
-#: Failures that wait for that verdict; more say nothing new.
-MAX_BLAMES = 1000
 
 
 class Manager:
@@ -122,7 +117,8 @@ class Manager:
         self._pump: Pump[FailoverInput | None] = Pump(self._handle)
         self._controls = 0
         self._retiring: set[str] = set()
-        self._blames: list[tuple[float, Transport]] = []
+        self._blame = Blame(alone=len(self.transports) == 1)
+        self._statuses: dict[str, HealthStatus] = {}  #: as they were told last
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -198,7 +194,7 @@ class Manager:
 
     def select(self) -> None:
         """Choose anew among what is proven."""
-        self._standings(now=self.clock.now(), always=True)
+        self._look(now=self.clock.now())
         self.post(Select())
 
     def pin(self, name: str | None) -> None:
@@ -237,11 +233,10 @@ class Manager:
             case _ as never:
                 assert_never(never)
 
-    def _feed(self, transport: Transport, effect: FailoverEffect) -> None:
-        """What the failover machine asks for is news to the lifecycle, as the table has it."""
-        for wire in LIFECYCLE:
-            if isinstance(effect, wire.output):
-                transport.feed(wire.make(effect, self.dice.jitter()))
+    def _feed(self, transport: Transport, output: FailoverEffect | Reading) -> None:
+        """What the failover machine asks for, or the monitor has read, is news to the lifecycle, as the table has it."""
+        for item in news(LIFECYCLE, output, jitter=self.dice.jitter()):
+            transport.feed(item)
 
     def _activate(self, transport: Transport) -> None:
         self._active = transport
@@ -287,34 +282,18 @@ class Manager:
         self.traffic.released(call)
 
     def to_blame(self, transport: Transport) -> bool:
-        if len(self.transports) == 1 or transport.breaker.state is not BreakerState.CLOSED:
-            return True
-        if len(self._blames) < MAX_BLAMES:
-            self._blames.append((self.clock.now(), transport))
-        return False
+        probing = transport.breaker.state is not BreakerState.CLOSED
+        return self._blame.failed(transport.type, now=self.clock.now(), probing=probing)
 
     def happened(self, transport: Transport, event: Event) -> None:
-        now = self.clock.now()
         if isinstance(event, Disconnected):
             if transport is self._active:
                 self._active = None  # nobody may take this way before the machine has chosen
-            # one lost connection is one failure; a dial that fails is the lifecycle's own business
-            if (
-                transport.was_ready
-                and event.failure is not None
-                and event.failure.kind is not FailureKind.AUTH
-            ):
-                if self.to_blame(transport):
-                    transport.blame(now=now)
             self.pushes.detach(transport)
-        if isinstance(event, (BreakerChanged, Connected)):
-            self._standings(now=now)  # the choice that follows is made with what is true now
-        for wire in LIFECYCLE:
-            if isinstance(event, wire.output):
-                transport.feed(wire.make(event, self.dice.jitter()))
-        for wire in FAILOVER:
-            if isinstance(event, wire.output):
-                self.post(wire.make(event, self.dice.jitter()))
+        if any(news(MONITOR, event, jitter=0.0)):
+            self._look(now=self.clock.now())
+        for item in news(FAILOVER, event, jitter=self.dice.jitter()):
+            self.post(item)
         self.listeners.tell(event)
         self.changed()
 
@@ -368,41 +347,35 @@ class Manager:
     # --- time -------------------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:
-        deadlines = [self.failover.next_deadline(), self.monitor.next_deadline(busy=bool(self.calls))]
-        deadlines += [at + BLAME_AFTER for at, _ in self._blames[:1]]
+        deadlines = [
+            self.failover.next_deadline(),
+            self.monitor.next_deadline(busy=bool(self.calls)),
+            self._blame.next_deadline(),
+        ]
         return min((at for at in deadlines if at is not None), default=None)
 
     def handle_deadline(self, *, now: float) -> None:
         at = self.failover.next_deadline()
         if at is not None and at <= now:
             self._pump.post(None)
-        while self._blames and self._blames[0][0] + BLAME_AFTER <= now:
-            failed_at, transport = self._blames.pop(0)
-            others = [t.lifecycle for t in self.transports.values() if t is not transport]
-            if any(other.connected and other.heard_at > failed_at for other in others):
-                transport.blame(now=now)
+        heard_at = {t.type: t.lifecycle.heard_at for t in self.transports.values() if t.connected}
+        for name in self._blame.verdicts(heard_at, now=now):
+            self.transports[name].blame(now=now)
         if self.monitor.due(now=now, busy=bool(self.calls)):
-            self._standings(now=now)
+            self._look(now=now)
             self._finish_draining()
 
-    def _standings(self, *, now: float, always: bool = False) -> None:
+    def _look(self, *, now: float) -> None:
         """The monitor's round: health to the lifecycles, scores and admissions to the failover."""
         self.monitor.watch_silence(self.calls.open_calls(), now=now)
-        for name, reading in self.monitor.round(now=now).items():
-            transport = self.transports[name]
-            if reading.assess is not None:
-                transport.feed(reading.assess)
-            if reading.status_changed:
-                self._announce(HealthUpdated(transport=name, status=transport.lifecycle.status.value))
-            if reading.changed or always:
-                self.post(
-                    Standing(
-                        transport=name,
-                        score=reading.score.total,
-                        admitted=reading.admitted,
-                        retry_at=reading.retry_at,
-                    )
-                )
+        for reading in self.monitor.round(now=now):
+            transport = self.transports[reading.transport]
+            self._feed(transport, reading)
+            before, self._statuses[transport.type] = self._statuses.get(transport.type), reading.status
+            if before not in (None, reading.status):
+                self._announce(HealthUpdated(transport=transport.type, status=reading.status.value))
+            for item in news(FAILOVER, reading, jitter=self.dice.jitter()):
+                self.post(item)
 
     def _finish_draining(self) -> None:
         for transport in self.transports.values():

@@ -1,40 +1,25 @@
-"""The health monitor: from what was counted to scores, health and admissions. It decides nothing.
+"""The health monitor: from what was counted to readings. What of them is news, the machines decide.
 
-It runs beside the traffic, once a second while there is some; no message waits for it.
+It runs beside the traffic, four times a second while there is some; no message waits for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from devpipe.adapters.ports.clock import Clock
 from devpipe.adapters.transports.base import Transport
 from devpipe.machines.config import PipeConfig
-from devpipe.machines.decisions.health import HealthStatus, Vitals, is_healthy
+from devpipe.machines.decisions.health import Vitals
+from devpipe.machines.decisions.readings import Reading
 from devpipe.machines.decisions.scores import Score, score
-from devpipe.machines.inputs import Assess
 from devpipe.machines.protocols.calls import Call
 
-__all__ = ["Monitor", "Reading"]
+__all__ = ["Monitor"]
 
 #: Between two rounds while calls are in flight, and while none are (seconds).
 BUSY_ROUND = 0.25
 IDLE_ROUND = 5.0
-#: A score that moved less than this is no news.
-RESOLUTION = 0.01
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What one round has found out about a transport. ``assess``: news for its lifecycle, or None."""
-
-    score: Score
-    admitted: bool
-    retry_at: float | None
-    changed: bool
-    status_changed: bool
-    assess: Assess | None
 
 
 class Monitor:
@@ -45,7 +30,6 @@ class Monitor:
         self._config = config
         self._clock = clock
         self._last_round = clock.now() - IDLE_ROUND
-        self._last: dict[str, tuple[float, bool, HealthStatus]] = {}
 
     def next_deadline(self, *, busy: bool) -> float:
         """When the next round is due."""
@@ -82,34 +66,19 @@ class Monitor:
             weights=self._config.selection,
         )
 
-    def round(self, *, now: float) -> dict[str, Reading]:
+    def round(self, *, now: float) -> list[Reading]:
         """One look at everything."""
-        return {name: self._read(name, transport, now) for name, transport in self._transports.items()}
+        return [self._read(transport, now) for transport in self._transports.values()]
 
-    def _read(self, name: str, transport: Transport, now: float) -> Reading:
+    def _read(self, transport: Transport, now: float) -> Reading:
         attempts, successes, p50 = transport.metrics.window(now=now)
-        status = transport.lifecycle.status
-        healthy = is_healthy(
-            Vitals(attempts=attempts, successes=successes, latency=p50),
-            was_healthy=status is not HealthStatus.DEGRADED,
-        )
-        assess = None
-        if transport.connected and healthy is (status is HealthStatus.DEGRADED):
-            assess = Assess(healthy=healthy)
-        total = self.score(transport, now=now)
         admitted = transport.breaker.admits(now=now)
-        before = self._last.get(name)
-        changed = before is None or before[1] is not admitted or abs(before[0] - total.total) >= RESOLUTION
-        if changed:
-            self._last[name] = (total.total, admitted, status)
-        status_changed = before is not None and before[2] is not status
-        if status_changed:
-            self._last[name] = (self._last[name][0], admitted, status)
         return Reading(
-            score=total,
+            transport=transport.type,
+            score=self.score(transport, now=now).total,
             admitted=admitted,
             retry_at=None if admitted else transport.breaker.retry_at,
-            changed=changed,
-            status_changed=status_changed,
-            assess=assess,
+            connected=transport.connected,
+            status=transport.lifecycle.status,
+            vitals=Vitals(attempts=attempts, successes=successes, latency=p50),
         )

@@ -23,7 +23,7 @@ from devpipe.adapters.transports.host import Host
 from devpipe.adapters.transports.link import Capabilities, Link, LinkHost, Terms
 from devpipe.adapters.transports.outgoing import write_call
 from devpipe.adapters.transports.owner import Owner
-from devpipe.machines.breaker import BreakerState, CircuitBreaker
+from devpipe.machines.breaker import CircuitBreaker
 from devpipe.machines.config import BreakerConfig, LifecycleConfig, PeerConfig
 from devpipe.machines.errors import CircuitOpen, FailureKind, MessageTooLarge, TransportError
 from devpipe.machines.events import (
@@ -44,6 +44,7 @@ from devpipe.machines.inputs import (
     Failure,
     Initialize,
     LifecycleInput,
+    PathFailed,
     Resumed,
 )
 from devpipe.machines.lifecycle import Lifecycle, LifecycleState
@@ -52,6 +53,7 @@ from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.envelope import encode_payload
 from devpipe.machines.protocols.profiles import DEFAULT, Profile
 from devpipe.machines.protocols.session import ClientSession
+from devpipe.machines.wiring import BREAKER, LIFECYCLE, news
 
 __all__ = ["Transport"]
 
@@ -105,7 +107,6 @@ class Transport:
         self.listeners = Listeners(EVENTS, logger=self.log.logger)
         self.terms = Terms()
         self.ready = False  #: proven, and the server knows our session: calls may go out
-        self.was_ready = False  #: what was lost last had been proven: it was no failed dial
         self.last_failure: Failure | None = None
         self.last_check: float | None = None
         self._host: Host | None = None
@@ -402,10 +403,14 @@ class Transport:
         self.owner.returned(call, failure, self)
 
     def happened(self, event: Event) -> None:
-        if isinstance(event, Connected):
-            self._probe_breaker()
-        elif isinstance(event, Disconnected):
-            self.was_ready, self.ready = self.ready, False
+        if isinstance(event, Disconnected):
+            self.ready = False
+        for item in news(BREAKER, event, jitter=self.dice.jitter()):
+            if not isinstance(item, PathFailed):
+                self.breaker.receive(item, now=self.clock.now())
+                self._tell_breaker()
+            elif self.owner.to_blame(self):
+                self.blame(now=self.clock.now())
         match event:
             case Disconnected() if event.failure is not None:
                 self.log.info("%s: lost (%s)", self.id, event.failure.reason)
@@ -416,24 +421,16 @@ class Transport:
         self.listeners.tell(event)
         self.owner.happened(self, event)
 
-    def _probe_breaker(self) -> None:
-        """The proof of data on a dial is the probe of an open breaker: no message has to try the path first."""
-        if self.breaker.state in (BreakerState.OPEN, BreakerState.HALF_OPEN):
-            now = self.clock.now()
-            permit = self.breaker.acquire(now=now)
-            if permit is not None:
-                self.breaker.success(permit, now=now)
-            self._tell_breaker()
-
     def _tell_breaker(self) -> None:
+        """What the breaker has to say is news to the lifecycle, and to whoever owns both."""
         for event in self.breaker.drain_events():
             self.owner.happened(self, event)
+            for item in news(LIFECYCLE, event, jitter=self.dice.jitter()):
+                self.feed(item)
 
     def blame(self, *, now: float) -> None:
-        """Count one lost connection, however many calls it carried."""
-        permit = self.breaker.acquire(now=now)
-        if permit is not None:
-            self.breaker.failure(permit, now=now)
+        """Charge the breaker with one failure of this path."""
+        self.breaker.receive(PathFailed(), now=now)
         self.metrics.failure(FailureKind.NETWORK, now=now)
         self._tell_breaker()
 

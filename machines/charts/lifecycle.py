@@ -324,11 +324,12 @@ class LifecycleChart(PureChart[LifecycleContext]):
         """The link is gone, or is given up: its calls go back to their owner."""
         failure = ev.failure or _SILENT
         ctx = self.model.ctx
-        young = ctx.proven_at is not None and self._died_young(ev)
+        proven = ctx.proven_at is not None
+        young = proven and self._died_young(ev)
         self.model.ctx = replace(
             ctx,
-            young_deaths=ctx.young_deaths + 1 if young else ctx.young_deaths if ctx.proven_at is None else 0,
-            hurried=False if ctx.proven_at is not None else ctx.hurried,
+            young_deaths=ctx.young_deaths + 1 if young else 0 if proven else ctx.young_deaths,
+            hurried=ctx.hurried and not proven,
             proven_at=None,
             ping=None,
             deadline=None,
@@ -336,7 +337,7 @@ class LifecycleChart(PureChart[LifecycleContext]):
         )
         self.model.out.append(LoseCalls(generation=ctx.generation, failure=failure))
         self.model.out.append(CloseLink(generation=ctx.generation, reason=failure.reason))
-        self.model.out.append(Disconnected(transport=ctx.name, failure=failure, retry_at=None))
+        self.model.out.append(Disconnected(transport=ctx.name, failure=failure, retry_at=None, proven=proven))
 
     def give_up(self, ev: LifecycleEvent) -> None:
         """Nothing came back after a ping."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -76,7 +78,10 @@ def test_the_trio_program_asks_several_at_once(server: tuple[str, Path]) -> None
 def fastapi_application() -> Iterator[str]:
     """The application as its first lines say, served by hypercorn: its address."""
     command = [sys.executable, "-m", "hypercorn", "--bind", "127.0.0.1:0", "fastapi_app:app"]
-    process = subprocess.Popen(command, cwd=EXAMPLES, stderr=subprocess.PIPE, text=True)
+    # a group of its own: hypercorn has a worker in a process of its own, which would outlive it
+    process = subprocess.Popen(
+        command, cwd=EXAMPLES, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stderr is not None  # asked for above
     try:
         for line in process.stderr:
@@ -86,7 +91,7 @@ def fastapi_application() -> Iterator[str]:
         assert found is not None, "hypercorn did not come up"
         yield found[0]
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stderr.close()
 

@@ -14,7 +14,6 @@ from devpipe.machines.decisions.chain import Candidate, better_than, first_in_ch
 from devpipe.machines.decisions.health import HealthStatus, Vitals, is_healthy
 from devpipe.machines.decisions.scores import score
 from devpipe.machines.decisions.windows import CallWindow
-from devpipe.machines.effects import HangUp
 from devpipe.machines.errors import (
     AllTransportsFailed,
     CircuitOpen,
@@ -22,10 +21,8 @@ from devpipe.machines.errors import (
     FailureKind,
     TransportError,
 )
-from devpipe.machines.events import BreakerChanged, Disconnected, SwitchReason, TransportSwitched
-from devpipe.machines.inputs import Disconnect, Failure, Hold
-from devpipe.machines.lifecycle import Lifecycle
-from devpipe.machines.wiring import FAILOVER, LIFECYCLE
+from devpipe.machines.events import Disconnected, SwitchReason, TransportSwitched
+from devpipe.machines.inputs import Failure
 
 
 @given(attempt=st.integers(0, 10_000), jitter=st.floats(0, 0.999))
@@ -135,17 +132,3 @@ def test_events_are_plain_data_with_the_names_of_the_wire() -> None:
     failure = Failure(kind=FailureKind.NETWORK, reason="reset")
     lost = Disconnected(transport="http", failure=failure, retry_at=1.0).as_dict()
     assert lost["failure"] == {"kind": "network", "reason": "reset"}
-
-
-def test_the_table_between_the_machines_makes_what_it_says() -> None:
-    for wire in (*FAILOVER, *LIFECYCLE):
-        assert wire.reason and wire.source != wire.target
-    hang_up = next(wire for wire in LIFECYCLE if wire.output is HangUp)
-    assert hang_up.make(HangUp(transport="http"), 0.5) == Disconnect()
-    held = next(wire for wire in LIFECYCLE if wire.output is BreakerChanged)
-    changed = BreakerChanged(transport="http", from_="closed", to="open", retry_at=3.0)
-    assert held.make(changed, 0.5) == Hold(until=3.0)
-    down = next(wire for wire in FAILOVER if wire.output is Disconnected)
-    told = down.make(Disconnected(transport="http", failure=None, retry_at=None), 0.5)
-    assert told.failure.kind is FailureKind.UNAVAILABLE
-    assert Lifecycle(name="t").heard_at == float("-inf")

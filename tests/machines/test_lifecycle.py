@@ -204,7 +204,7 @@ def test_a_dial_is_an_open_link_then_a_nonce_then_a_proof() -> None:
     lifecycle = opening()
     assert lifecycle.drain_effects() == [OpenLink(generation=1)]
     assert lifecycle.drain_events() == [Reconnecting(transport="ws", attempt=1)]
-    assert not lifecycle.connected and lifecycle.attempt == 1
+    assert not lifecycle.connected and lifecycle.attempt == 1 and lifecycle.heard_at == float("-inf")
     feed(lifecycle, Opened(generation=1))
     assert lifecycle.drain_effects() == [SendProbe(generation=1, nonce="n1")]
     assert not lifecycle.connected, "open is not enough"
@@ -221,8 +221,17 @@ def test_a_loss_gives_back_the_calls_closes_the_link_and_says_when_it_is_dialled
         LoseCalls(generation=1, failure=BROKEN),
         CloseLink(generation=1, reason="reset"),
     ]
-    assert lifecycle.drain_events() == [Disconnected(transport="ws", failure=BROKEN, retry_at=100.5)]
+    lost = Disconnected(transport="ws", failure=BROKEN, retry_at=100.5, proven=True)
+    assert lifecycle.drain_events() == [lost]
     assert lifecycle.retry_at == 100.5 and lifecycle.last_failure == BROKEN
+
+
+def test_a_dial_that_fails_was_never_proven() -> None:
+    for dial in (opening, proving):
+        lifecycle = dial()
+        lifecycle.drain_events()
+        fail(lifecycle)
+        assert [e.proven for e in lifecycle.drain_events() if isinstance(e, Disconnected)] == [False]
 
 
 def test_the_word_of_the_server_on_when_to_come_back_wins() -> None:

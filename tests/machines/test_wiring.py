@@ -1,0 +1,147 @@
+"""What one machine puts out and another is told: the tables, the blame for failures, and what of a reading is news."""
+
+from __future__ import annotations
+
+import pytest
+
+from devpipe.machines.breaker import BreakerState, CircuitBreaker
+from devpipe.machines.decisions.blame import MAX_SUSPECTS, PATIENCE, Blame
+from devpipe.machines.decisions.health import HealthStatus, Vitals
+from devpipe.machines.decisions.readings import Reading
+from devpipe.machines.effects import Dial, HangUp, HoldDials
+from devpipe.machines.errors import FailureKind
+from devpipe.machines.events import BreakerChanged, Connected, Disconnected, Event
+from devpipe.machines.inputs import (
+    Assess,
+    Connect,
+    Disconnect,
+    Failure,
+    Hold,
+    PathFailed,
+    PathProven,
+    Standing,
+    TransportDown,
+    TransportUp,
+)
+from devpipe.machines.wiring import BREAKER, FAILOVER, LIFECYCLE, MONITOR, Wire, news
+
+RESET = Failure(kind=FailureKind.NETWORK, reason="reset")
+AUTH = Failure(kind=FailureKind.AUTH, reason="401")
+UP = Connected(transport="http", server="S", latency=0.1)
+DOWN = Disconnected(transport="http", failure=RESET, retry_at=7.0, proven=True)
+OPENED = BreakerChanged(transport="http", from_="closed", to="open", retry_at=3.0)
+FINE = Vitals(attempts=10, successes=10, latency=0.1)
+BAD = Vitals(attempts=10, successes=5, latency=0.1)
+
+
+def told(table: tuple[Wire, ...], output: object) -> list[object]:
+    return list(news(table, output, jitter=0.5))
+
+
+def reading(vitals: Vitals = FINE, *, connected: bool = True, degraded: bool = False) -> Reading:
+    return Reading(
+        transport="http",
+        score=0.8,
+        admitted=False,
+        retry_at=3.0,
+        connected=connected,
+        status=HealthStatus.DEGRADED if degraded else HealthStatus.HEALTHY,
+        vitals=vitals,
+    )
+
+
+def test_every_row_has_a_reason_and_feeds_another_than_it_comes_from() -> None:
+    for table in (BREAKER, LIFECYCLE, MONITOR, FAILOVER):
+        for wire in table:
+            assert wire.reason and wire.source != wire.target
+        assert len({wire.target for wire in table}) == 1
+
+
+def test_a_lifecycle_tells_the_failover_whether_it_is_up() -> None:
+    assert told(FAILOVER, UP) == [TransportUp(transport="http", server="S")]
+    assert told(FAILOVER, DOWN) == [TransportDown(transport="http", failure=RESET, retry_at=7.0)]
+    left = Disconnected(transport="http", failure=None, retry_at=None, proven=True)
+    [down] = told(FAILOVER, left)
+    assert isinstance(down, TransportDown) and down.failure.kind is FailureKind.UNAVAILABLE
+
+
+def test_the_failover_and_an_open_breaker_tell_the_lifecycle_when_to_dial() -> None:
+    assert told(LIFECYCLE, Dial(transport="http", immediately=True)) == [
+        Connect(jitter=0.5, immediately=True)
+    ]
+    assert told(LIFECYCLE, HangUp(transport="http")) == [Disconnect()]
+    assert told(LIFECYCLE, HoldDials(until=9.0)) == [Hold(until=9.0)]
+    assert told(LIFECYCLE, OPENED) == [Hold(until=3.0)]
+
+
+def test_a_loss_is_a_failure_of_the_path_and_a_failed_dial_or_a_refused_token_is_none() -> None:
+    assert told(BREAKER, UP) == [PathProven()]
+    assert told(BREAKER, DOWN) == [PathFailed()]
+    for failure, proven in ((RESET, False), (AUTH, True), (None, True)):
+        lost = Disconnected(transport="http", failure=failure, retry_at=None, proven=proven)
+        assert told(BREAKER, lost) == []
+
+
+@pytest.mark.parametrize("event", [UP, OPENED])
+def test_the_monitor_looks_anew_when_a_choice_may_follow(event: Event) -> None:
+    assert told(MONITOR, event) == ["http"]
+
+
+def test_the_monitor_tells_the_failover_what_it_has_read() -> None:
+    assert told(FAILOVER, reading()) == [Standing(transport="http", score=0.8, admitted=False, retry_at=3.0)]
+
+
+def test_the_lifecycle_hears_of_its_health_only_when_the_assessment_has_changed() -> None:
+    assert told(LIFECYCLE, reading()) == []
+    assert told(LIFECYCLE, reading(BAD)) == [Assess(healthy=False)]
+    assert told(LIFECYCLE, reading(BAD, degraded=True)) == []
+    assert told(LIFECYCLE, reading(degraded=True)) == [Assess(healthy=True)]
+    assert told(LIFECYCLE, reading(BAD, connected=False)) == []
+
+
+def test_a_failure_of_the_path_counts_and_a_proven_dial_probes_an_open_circuit() -> None:
+    breaker = CircuitBreaker(name="b")
+    for _ in range(4):
+        breaker.receive(PathFailed(), now=0.0)
+    breaker.receive(PathProven(), now=0.0)
+    assert breaker.consecutive_failures == 4, "a dial that is proven while all is admitted is no call"
+    breaker.receive(PathFailed(), now=0.0)
+    assert breaker.state is BreakerState.OPEN
+    breaker.receive(PathProven(), now=29.9)
+    assert breaker.state is BreakerState.OPEN, "it has not cooled down"
+    breaker.receive(PathFailed(), now=30.0)
+    assert breaker.state is BreakerState.OPEN and breaker.retry_at == 60.0, "the probe has failed"
+    breaker.receive(PathProven(), now=60.0)
+    assert breaker.state is BreakerState.CLOSED
+
+
+def test_alone_or_under_judgement_a_failure_is_charged_at_once() -> None:
+    assert Blame(alone=True).failed("http", now=0.0, probing=False)
+    among = Blame(alone=False)
+    assert among.failed("http", now=0.0, probing=True) and among.next_deadline() is None
+
+
+def test_a_failure_is_charged_when_another_transport_has_shown_life_since() -> None:
+    blame = Blame(alone=False)
+    assert not blame.failed("http", now=10.0, probing=False)
+    assert not blame.failed("http", now=11.0, probing=False)
+    assert blame.next_deadline() == 10.0 + PATIENCE
+    heard_at = {"websocket": 10.5}
+    assert blame.verdicts(heard_at, now=11.9) == []
+    assert blame.verdicts(heard_at, now=12.0) == ["http"]
+    assert blame.next_deadline() == 11.0 + PATIENCE
+    assert blame.verdicts(heard_at, now=20.0) == [], "nobody was heard after the second failure"
+    assert blame.next_deadline() is None
+
+
+def test_its_own_life_and_silence_at_the_same_time_charge_nobody() -> None:
+    blame = Blame(alone=False)
+    blame.failed("http", now=10.0, probing=False)
+    assert blame.verdicts({"http": 11.0, "folder": 10.0}, now=12.0) == []
+
+
+def test_failures_that_wait_for_a_verdict_are_bounded() -> None:
+    blame = Blame(alone=False)
+    for _ in range(MAX_SUSPECTS + 5):
+        blame.failed("http", now=0.0, probing=False)
+    assert len(blame.verdicts({"folder": 1.0}, now=PATIENCE)) == MAX_SUSPECTS
