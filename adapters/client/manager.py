@@ -85,7 +85,7 @@ SESSION_CHARS = 22
 
 
 class Manager:
-    """Everything of one pipe behind its face."""
+    """Everything of one pipe behind its face. ``listeners``: those of the pipe, who hear ``EVENTS``."""
 
     def __init__(
         self,
@@ -95,6 +95,7 @@ class Manager:
         clock: Clock,
         dice: Dice,
         prefix: str,
+        listeners: Listeners,
     ) -> None:
         self.config = config
         self.clock = clock
@@ -102,7 +103,7 @@ class Manager:
         self.prefix = prefix
         self.session = ClientSession(dice.token(SESSION_CHARS))
         self.subscriptions = Subscriptions(limit=config.push_queue_size)
-        self.listeners = Listeners(EVENTS, logger=log)
+        self.listeners = listeners
         self.pushes = Pushes(session=self.session, subscriptions=self.subscriptions, listeners=self.listeners)
         self.traffic = Traffic(config=config, routes=self, session=self.session, clock=clock, dice=dice)
         self.transports: dict[str, Transport] = {t.type: t for t in make_transports(self)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
@@ -11,9 +12,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from devpipe.adapters.client.explain import Explanation, explain
-from devpipe.adapters.client.manager import Manager
+from devpipe.adapters.client.manager import EVENTS, Manager
 from devpipe.adapters.client.subscriptions import Subscription
-from devpipe.adapters.listeners import Listener
+from devpipe.adapters.listeners import Listener, Listeners
 from devpipe.adapters.ports.clock import Clock, Dice, SystemClock, SystemDice
 from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.owner import Household
@@ -31,6 +32,8 @@ from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.envelope import check_type, encode_payload
 
 __all__ = ["Pipe"]
+
+log = logging.getLogger("devpipe.pipe")
 
 #: Characters of the prefix of a pipe's message ids, which tells pipes apart (and their folders).
 PREFIX_CHARS = 12
@@ -64,6 +67,7 @@ class Pipe:
         self._dice = dice or SystemDice()
         self._prefix = _prefix(self._dice)
         self._count = 0
+        self._listeners = Listeners(EVENTS, logger=log)
         self._manager: Manager | None = None
         self._tasks: TaskGroup | None = None
         self._changed = anyio.Event()
@@ -84,6 +88,7 @@ class Pipe:
             clock=clock,
             dice=self._dice,
             prefix=self._prefix,
+            listeners=self._listeners,
         )
         manager.changed = self._tell_changed
         self._traffic = manager.traffic
@@ -215,13 +220,14 @@ class Pipe:
     def on(self, name: str, listener: Listener) -> Callable[[], None]:
         """Call ``listener(event)``, sync or async, at each event ``name``; returns what removes it again.
 
-        Raises ``ConfigurationError`` if there is no such event. A listener that raises or is slow harms nobody.
+        Before the pipe is entered, too: so it hears of the first transport. Raises ``ConfigurationError`` if there is no
+        such event. A listener that raises or is slow harms nobody.
         """
-        return self._opened().listeners.on(name, listener)
+        return self._listeners.on(name, listener)
 
     def off(self, name: str, listener: Listener) -> None:
         """Remove a listener."""
-        self._opened().listeners.off(name, listener)
+        self._listeners.off(name, listener)
 
     # --- the choice of the transport ------------------------------------------------------------------------
 

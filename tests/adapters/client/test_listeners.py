@@ -12,7 +12,7 @@ import pytest
 
 import devpipe
 from devpipe.adapters.listeners import MAILBOX, Listeners
-from devpipe.machines.events import GapSeen, ResumedFromSleep
+from devpipe.machines.events import GapSeen, ResumedFromSleep, TransportSwitched
 
 pytestmark = pytest.mark.anyio
 
@@ -150,3 +150,16 @@ async def test_an_event_that_is_none_is_refused_with_those_that_there_are() -> N
         with pytest.raises(devpipe.ConfigurationError, match="'gab': there are gap, resumed"):
             listeners.on("gab", print)
         listeners.tell(ResumedFromSleep(slept=1.0))  # nobody listens, and nothing happens
+
+
+async def test_who_listens_before_a_pipe_is_entered_hears_of_its_first_transport() -> None:
+    server = devpipe.Server()
+    pipe = devpipe.connect(server)
+    switched = Heard()
+    pipe.on("transport_switched", switched)
+    with anyio.fail_after(10):
+        async with server, pipe:
+            await switched.wait(1)
+    first = switched.events[0]
+    assert isinstance(first, TransportSwitched)
+    assert (first.from_, first.to, first.reason.value) == (None, "memory", "initial")
