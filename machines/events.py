@@ -16,6 +16,7 @@ __all__ = [
     "BreakerChanged",
     "Connected",
     "Disconnected",
+    "Doubted",
     "ErrorOccurred",
     "Event",
     "Exhausted",
@@ -85,6 +86,15 @@ class Reconnecting(Event):
     name = "reconnecting"
     transport: str
     attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubted(Event):
+    """Calls wait without a sign of life on the transport; it was asked for one, and has ``answer_within`` seconds."""
+
+    name = "doubted"
+    transport: str
+    answer_within: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

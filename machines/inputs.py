@@ -34,9 +34,9 @@ __all__ = [
     "PathProven",
     "Pin",
     "Proved",
-    "Resumed",
     "Select",
     "Standing",
+    "Suspect",
     "TransportDown",
     "TransportUp",
 ]
@@ -137,10 +137,13 @@ class CallsWaiting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resumed:
-    """The machine slept for ``slept`` seconds: every connection is suspect, nobody is to blame."""
+class Suspect:
+    """The connection may be dead and nobody is to blame: the machine slept, another path is silent, the server is another.
 
-    slept: float
+    It is probed at once, and has ``answer_within`` seconds to answer.
+    """
+
+    answer_within: float = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +179,7 @@ LifecycleInput: TypeAlias = (
     | LinkClosed
     | Assess
     | CallsWaiting
-    | Resumed
+    | Suspect
     | Hold
     | Drain
     | Drained

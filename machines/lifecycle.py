@@ -35,7 +35,7 @@ from devpipe.machines.inputs import (
     LinkClosed,
     Opened,
     Proved,
-    Resumed,
+    Suspect,
 )
 
 __all__ = ["Lifecycle", "LifecycleSnapshot", "LifecycleState"]
@@ -77,8 +77,6 @@ _STATUS = {
     LifecycleState.FAILED: HealthStatus.FAILING,
     LifecycleState.DESTROYED: HealthStatus.DISCONNECTED,
 }
-#: After a sleep of the machine a connection has this long to prove itself (seconds).
-RESUME_ANSWER = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +213,9 @@ class Lifecycle:
                     self._step("recover" if item.healthy else "degrade", LifecycleEvent(now=now))
             case CallsWaiting():
                 self._waiting_since, self._waiting_span = item.since, item.span
-            case Resumed():
+            case Suspect():
                 if self.connected:
-                    self._step("suspect", LifecycleEvent(now=now, answer_within=RESUME_ANSWER))
+                    self._step("suspect", LifecycleEvent(now=now, answer_within=item.answer_within))
             case Hold():
                 self._cell.ctx = replace(self._cell.ctx, hold_until=item.until)
                 if self.state is LifecycleState.BACKOFF:
@@ -251,6 +249,7 @@ class Lifecycle:
             heard_at=self._heard_at,
             quiet_from=quiet_from,
             answer_within=answer_within,
+            calls_wait=self._waiting_since is not None,
         )
         ping = self._cell.ctx.ping
         if ping is not None and ping.answer_by <= now and self._heard_at > ping.sent_at:

@@ -13,7 +13,7 @@ from typing import Any
 from devpipe.machines.decisions.readings import Reading, assessment, standing
 from devpipe.machines.effects import Dial, HangUp, HoldDials
 from devpipe.machines.errors import FailureKind
-from devpipe.machines.events import BreakerChanged, Connected, Disconnected
+from devpipe.machines.events import BreakerChanged, Connected, Disconnected, Doubted
 from devpipe.machines.inputs import (
     Assess,
     BreakerInput,
@@ -26,11 +26,12 @@ from devpipe.machines.inputs import (
     PathFailed,
     PathProven,
     Standing,
+    Suspect,
     TransportDown,
     TransportUp,
 )
 
-__all__ = ["BREAKER", "FAILOVER", "LIFECYCLE", "MONITOR", "Wire", "news"]
+__all__ = ["BREAKER", "FAILOVER", "LIFECYCLE", "MONITOR", "OTHERS", "Wire", "news"]
 
 _DISCONNECTED = Failure(kind=FailureKind.UNAVAILABLE, reason="disconnected by the operator")
 
@@ -103,6 +104,10 @@ def _path_failed(event: Disconnected, jitter: float) -> BreakerInput | None:
     return PathFailed()
 
 
+def _suspect(event: Doubted, jitter: float) -> LifecycleInput:
+    return Suspect(answer_within=event.answer_within)
+
+
 def _which(event: Connected | BreakerChanged, jitter: float) -> str:
     return event.transport
 
@@ -121,6 +126,10 @@ LIFECYCLE = (
     Wire("failover", Dial, "lifecycle", Connect, _dial, "somebody wants it up"),
     Wire("failover", HangUp, "lifecycle", Disconnect, _hang_up, "nobody wants it up"),
     Wire("failover", HoldDials, "lifecycle", Hold, _hold, "the server is down: one backoff for all"),
+)
+#: What the lifecycles of all other transports are told by one: a host that falls silent is known as soon as one path is.
+OTHERS = (
+    Wire("lifecycle", Doubted, "lifecycle", Suspect, _suspect, "calls wait on one path: do the others live?"),
 )
 #: After what the monitor reads anew, beside its rounds: the choice that follows is made with what is true then.
 MONITOR = (

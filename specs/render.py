@@ -14,7 +14,7 @@ from typing import Any
 
 from devpipe.machines.charts.base import PureChart
 from devpipe.machines.errors import ConfigurationError
-from devpipe.machines.wiring import BREAKER, FAILOVER, LIFECYCLE, MONITOR, Wire
+from devpipe.machines.wiring import BREAKER, FAILOVER, LIFECYCLE, MONITOR, OTHERS, Wire
 from devpipe.specs.charts import CHARTS, Edge, edges, events, leaves, nodes
 
 __all__ = ["dot_documents", "documents", "mermaid_documents", "write_documents", "write_svg"]
@@ -166,7 +166,7 @@ def dot_documents() -> dict[str, str]:
     return {**found, "machines": "\n".join([*lines, "}"]) + "\n"}
 
 
-_WIRES = (*BREAKER, *LIFECYCLE, *MONITOR, *FAILOVER)
+_WIRES = (*BREAKER, *LIFECYCLE, *OTHERS, *MONITOR, *FAILOVER)
 _LABELS = {
     "breaker": "circuit breaker",
     "lifecycle": "transport lifecycle",

@@ -54,7 +54,7 @@ from devpipe.machines.inputs import (
 from devpipe.machines.protocols.calls import Call, Calls
 from devpipe.machines.protocols.envelope import Envelope
 from devpipe.machines.protocols.session import ClientSession, HelloAnswer
-from devpipe.machines.wiring import FAILOVER, LIFECYCLE, MONITOR, news
+from devpipe.machines.wiring import FAILOVER, LIFECYCLE, MONITOR, OTHERS, news
 
 __all__ = ["EVENTS", "Manager"]
 
@@ -291,6 +291,10 @@ class Manager:
             if transport is self._active:
                 self._active = None  # nobody may take this way before the machine has chosen
             self.pushes.detach(transport)
+        for item in news(OTHERS, event, jitter=self.dice.jitter()):
+            for other in self.transports.values():
+                if other is not transport:
+                    other.feed(item)
         if any(news(MONITOR, event, jitter=0.0)):
             self._look(now=self.clock.now())
         for item in news(FAILOVER, event, jitter=self.dice.jitter()):
@@ -389,4 +393,4 @@ class Manager:
         log.info("the machine slept for %.1f s: every connection is probed", slept)
         self._announce(ResumedFromSleep(slept=slept))
         for transport in self.transports.values():
-            transport.resumed(slept)
+            transport.suspect()

@@ -71,7 +71,7 @@ class SingleTransport:
         )
         self.transport = self._make(self)
         self.transports[self.transport.type] = self.transport
-        self._alarm = Alarm(self.clock, slept=self.transport.resumed)
+        self._alarm = Alarm(self.clock, slept=lambda slept: self.transport.suspect())
         self.traffic.nudge = self._alarm.nudge
         self.transport.driver.moved = self._alarm.nudge
         tasks = anyio.create_task_group()

@@ -45,7 +45,7 @@ from devpipe.machines.inputs import (
     Initialize,
     LifecycleInput,
     PathFailed,
-    Resumed,
+    Suspect,
 )
 from devpipe.machines.lifecycle import Lifecycle, LifecycleState
 from devpipe.machines.message import Priority
@@ -341,13 +341,9 @@ class Transport:
             self._silent_since = since
             self.feed(CallsWaiting(since=since, span=span))
 
-    def resumed(self, slept: float) -> None:
-        """The machine slept: the connection is suspect."""
-        self.feed(Resumed(slept=slept))
-
     def suspect(self) -> None:
-        """There is a sign that the server of this connection is gone: probe it at once."""
-        self.feed(Resumed(slept=0.0))
+        """There is a sign that this connection is dead: probe it at once."""
+        self.feed(Suspect())
 
     def finish_draining(self) -> None:
         """Part of the owner's sweep: tell the lifecycle when nothing is in flight any more."""

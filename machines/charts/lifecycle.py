@@ -26,7 +26,7 @@ from devpipe.machines.config import LifecycleConfig
 from devpipe.machines.decisions.backoff import backoff_delay, blocked_delay
 from devpipe.machines.effects import CloseLink, DrainLink, LoseCalls, OpenLink, SendProbe
 from devpipe.machines.errors import FailureKind
-from devpipe.machines.events import Connected, Disconnected, Reconnecting
+from devpipe.machines.events import Connected, Disconnected, Doubted, Reconnecting
 from devpipe.machines.inputs import Failure
 
 __all__ = ["LifecycleChart", "LifecycleContext", "LifecycleEvent", "Ping"]
@@ -77,6 +77,7 @@ class LifecycleEvent:
     heard_at: float = 0.0
     quiet_from: float | None = None  #: when a ping is due, as the shell has worked it out
     answer_within: float = 0.0
+    calls_wait: bool = False
 
 
 _SILENT = Failure(kind=FailureKind.TIMEOUT, reason="no sign of life after a ping")
@@ -319,6 +320,9 @@ class LifecycleChart(PureChart[LifecycleContext]):
     def ping(self, ev: LifecycleEvent) -> None:
         """Ask for a sign of life."""
         self._send_nonce(ev, within=ev.answer_within)
+        if ev.calls_wait:
+            name = self.model.ctx.name
+            self.model.out.append(Doubted(transport=name, answer_within=ev.answer_within))
 
     def lose(self, ev: LifecycleEvent) -> None:
         """The link is gone, or is given up: its calls go back to their owner."""

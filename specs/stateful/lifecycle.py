@@ -24,7 +24,7 @@ from devpipe.machines.inputs import (
     LinkClosed,
     Opened,
     Proved,
-    Resumed,
+    Suspect,
 )
 from devpipe.machines.lifecycle import Lifecycle
 from devpipe.specs.models.lifecycle import LinkModel
@@ -118,7 +118,7 @@ class LifecycleMachine(RuleBasedStateMachine):
 
     @rule()
     def machine_slept(self) -> None:
-        self.tell(Resumed(slept=60.0))
+        self.tell(Suspect())
 
     @rule()
     def calls_have_ended(self) -> None:

@@ -138,6 +138,35 @@ async def test_a_frozen_server_is_found_within_the_bound_although_its_kernel_tak
                 assert (await pipe.send("echo", 2, timeout=15)).payload == 2
 
 
+async def test_a_host_that_falls_silent_is_known_on_all_its_paths_in_one_window(directory: Path) -> None:
+    folder = directory / "pipe"
+    with server_process(folder, directory / "log.jsonl") as (process, port):
+        async with devpipe.connect(f"http://127.0.0.1:{port}", folder=folder) as pipe:
+            with anyio.fail_after(20):
+                while not all(transport.ready for transport in pipe.transports):
+                    await anyio.lowlevel.checkpoint()
+            exhausted = anyio.Event()
+            pipe.on("exhausted", lambda event: exhausted.set())
+            order: list[str] = []
+            os.kill(process.pid, signal.SIGSTOP)
+            try:
+                async with anyio.create_task_group() as tasks:
+
+                    async def ask() -> None:
+                        with pytest.raises(devpipe.DevPipeError):
+                            await pipe.send("echo", 1, timeout=6)
+                        order.append("the call ended")
+
+                    tasks.start_soon(ask)
+                    with anyio.fail_after(20):
+                        await exhausted.wait()
+                    order.append("nothing is usable")
+            finally:
+                os.kill(process.pid, signal.SIGCONT)
+            # one path after the other would take twice the time of the call, and more
+            assert order == ["nothing is usable", "the call ended"]
+
+
 async def test_two_servers_behind_one_address_are_not_mixed(directory: Path) -> None:
     async with serving() as first, serving() as second:
         async with devpipe.connect(first.url, folder=second.folder) as pipe:

@@ -9,7 +9,7 @@ from devpipe.machines.config import LifecycleConfig
 from devpipe.machines.decisions.health import HealthStatus
 from devpipe.machines.effects import CloseLink, DrainLink, LoseCalls, OpenLink, SendProbe
 from devpipe.machines.errors import FailureKind
-from devpipe.machines.events import Connected, Disconnected, Reconnecting
+from devpipe.machines.events import Connected, Disconnected, Doubted, Reconnecting
 from devpipe.machines.inputs import (
     Assess,
     CallsWaiting,
@@ -26,7 +26,7 @@ from devpipe.machines.inputs import (
     LinkClosed,
     Opened,
     Proved,
-    Resumed,
+    Suspect,
 )
 from devpipe.machines.lifecycle import Lifecycle, LifecycleState
 
@@ -151,7 +151,7 @@ ORDERS: dict[str, tuple[LifecycleInput, dict[str, str]]] = {
         {**{state: state for state in STATES}, "probation": "degraded", "healthy": "degraded"},
     ),
     "recover": (Assess(healthy=True), {**{state: state for state in STATES}, "degraded": "healthy"}),
-    "resumed": (Resumed(slept=60.0), {state: state for state in STATES}),
+    "suspect": (Suspect(), {state: state for state in STATES}),
     "hold": (Hold(until=5.0), {state: state for state in STATES}),
     "waiting": (CallsWaiting(since=0.0, span=30.0), {state: state for state in STATES}),
     "opened": (Opened(generation=1), {**{state: state for state in STATES}, "opening": "proving"}),
@@ -324,6 +324,19 @@ def test_silence_with_calls_in_flight_is_known_within_five_seconds() -> None:
         assert lifecycle.state is LifecycleState.BACKOFF
 
 
+def test_calls_that_wait_in_vain_cast_doubt_on_the_other_paths_and_a_heartbeat_does_not() -> None:
+    lifecycle = healthy()
+    lifecycle.drain_events()
+    feed(lifecycle, CallsWaiting(since=10.0, span=30.0), now=10.0)
+    lifecycle.handle_deadline(now=13.0)
+    assert lifecycle.drain_events() == [Doubted(transport="ws", answer_within=2.0)]
+    idle = healthy()
+    idle.drain_events()
+    idle.handle_deadline(now=30.0)
+    feed(idle, Suspect(), now=31.0)
+    assert idle.drain_events() == [] and idle.connected
+
+
 def test_a_call_with_little_time_makes_silence_known_earlier() -> None:
     lifecycle = healthy()
     feed(lifecycle, CallsWaiting(since=10.0, span=3.0), now=10.0)
@@ -393,7 +406,7 @@ def test_the_deadline_of_probation_ends_with_it_whatever_ends_it(way: str) -> No
 
 def test_a_second_proof_ends_probation_and_later_ones_change_nothing() -> None:
     lifecycle = probation()
-    feed(lifecycle, Resumed(slept=9.0), now=1.0)
+    feed(lifecycle, Suspect(), now=1.0)
     prove(lifecycle, now=1.1)
     assert lifecycle.state is LifecycleState.HEALTHY
     for build in (healthy, degraded, probation, lambda: feed(healthy(), Drain())):
@@ -407,12 +420,12 @@ def test_a_sleep_of_the_machine_makes_every_connection_prove_itself_at_once() ->
     for build in (probation, healthy, degraded, lambda: feed(healthy(), Drain())):
         lifecycle = build()
         lifecycle.drain_effects()
-        feed(lifecycle, Resumed(slept=3600.0), now=100.0)
+        feed(lifecycle, Suspect(), now=100.0)
         assert isinstance(lifecycle.drain_effects()[0], SendProbe)
         assert lifecycle.next_deadline() in (102.0, 5.0)
         prove(lifecycle, now=101.0)
         assert lifecycle.connected
-    waiting = feed(make(), Initialize(), Resumed(slept=9.0))
+    waiting = feed(make(), Initialize(), Suspect())
     assert waiting.drain_effects() == []
 
 

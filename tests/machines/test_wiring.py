@@ -10,7 +10,7 @@ from devpipe.machines.decisions.health import HealthStatus, Vitals
 from devpipe.machines.decisions.readings import Reading
 from devpipe.machines.effects import Dial, HangUp, HoldDials
 from devpipe.machines.errors import FailureKind
-from devpipe.machines.events import BreakerChanged, Connected, Disconnected, Event
+from devpipe.machines.events import BreakerChanged, Connected, Disconnected, Doubted, Event
 from devpipe.machines.inputs import (
     Assess,
     Connect,
@@ -20,10 +20,11 @@ from devpipe.machines.inputs import (
     PathFailed,
     PathProven,
     Standing,
+    Suspect,
     TransportDown,
     TransportUp,
 )
-from devpipe.machines.wiring import BREAKER, FAILOVER, LIFECYCLE, MONITOR, Wire, news
+from devpipe.machines.wiring import BREAKER, FAILOVER, LIFECYCLE, MONITOR, OTHERS, Wire, news
 
 RESET = Failure(kind=FailureKind.NETWORK, reason="reset")
 AUTH = Failure(kind=FailureKind.AUTH, reason="401")
@@ -50,11 +51,14 @@ def reading(vitals: Vitals = FINE, *, connected: bool = True, degraded: bool = F
     )
 
 
-def test_every_row_has_a_reason_and_feeds_another_than_it_comes_from() -> None:
-    for table in (BREAKER, LIFECYCLE, MONITOR, FAILOVER):
-        for wire in table:
-            assert wire.reason and wire.source != wire.target
+def test_every_row_has_a_reason_and_each_table_one_target() -> None:
+    for table in (BREAKER, LIFECYCLE, OTHERS, MONITOR, FAILOVER):
+        assert all(wire.reason for wire in table)
         assert len({wire.target for wire in table}) == 1
+
+
+def test_a_path_on_which_calls_wait_in_vain_casts_doubt_on_the_others() -> None:
+    assert told(OTHERS, Doubted(transport="websocket", answer_within=1.5)) == [Suspect(answer_within=1.5)]
 
 
 def test_a_lifecycle_tells_the_failover_whether_it_is_up() -> None:
