@@ -510,6 +510,20 @@ async def test_the_way_of_the_messages_is_told() -> None:
                 assert "active: folder" in str(models.explain())
 
 
+async def test_the_health_of_a_transport_and_its_loss_are_told() -> None:
+    with anyio.fail_after(20):
+        server = ModelPeer().server()
+        async with devpipe.ModelSelector(server) as models:
+            heard = Heard(models, "connected", "transport_health", "connection_error")
+            async with server:
+                health = await heard.wait("transport_health")
+                assert (health.transport, health.status) == ("memory", "healthy")
+                await heard.wait("connected")
+            lost = await heard.wait("connection_error")
+            assert lost.transport == "memory" and "the server closed the path" in lost.reason
+            assert lost.as_dict()["timestamp"] == lost.timestamp > 0
+
+
 async def test_an_open_pipe_may_be_used_and_is_left_open() -> None:
     peer = ModelPeer()
     with anyio.fail_after(20):
