@@ -473,6 +473,21 @@ async def test_a_server_that_knows_no_health_is_not_asked_again_and_says_so_when
         assert models.health == {}
 
 
+async def test_a_server_that_takes_the_place_of_an_older_one_is_asked_for_health(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "pipe"
+    caplog.set_level("DEBUG", "devpipe.models")
+    with anyio.fail_after(20):
+        async with devpipe.ModelSelector(folder=folder) as models:
+            heard = Heard(models, "health_updated")
+            async with ModelPeer().server(complete=False, folder=folder):
+                while "health-check-request" not in caplog.text:
+                    await anyio.lowlevel.checkpoint()
+            async with ModelPeer().server(folder=folder):
+                assert (await heard.wait("health_updated")).health.status == "healthy"
+
+
 async def test_the_use_of_a_model_is_reported() -> None:
     peer = ModelPeer()
     async with selecting(peer) as models:
