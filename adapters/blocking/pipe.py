@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import ssl
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import anyio
 
@@ -16,35 +14,22 @@ from devpipe.adapters.blocking.listening import Listening
 from devpipe.adapters.blocking.loop import Backend, Loop
 from devpipe.adapters.client import pipe as asynchronous
 from devpipe.adapters.client import subscriptions
+from devpipe.adapters.client.connect import ChoiceOptions
 from devpipe.adapters.client.connect import connect as connect_asynchronous
 from devpipe.adapters.client.explain import Explanation
-from devpipe.machines.config import PipeConfig
 from devpipe.machines.errors import ConfigurationError, DeadlineExceeded, PipeClosed
 from devpipe.machines.message import Gap, Message, Position, Priority
 
-if TYPE_CHECKING:
-    import httpx
-
-__all__ = ["Pipe", "Subscription", "Token", "connect"]
+__all__ = ["Pipe", "Subscription", "Token", "check_place", "connect"]
 
 
 def connect(
     server_url: str | None = None,
     *,
-    folder: str | os.PathLike[str] | None = None,
     token: str | Callable[[], str] | None = None,
-    transports: Iterable[str] | None = None,
     wait: bool = True,
-    timeout: float | None = None,
-    connect_timeout: float | None = None,
-    auto_failover: bool | None = None,
-    http_client: httpx.AsyncClient | None = None,
-    proxy: str | None = None,
-    ssl_context: ssl.SSLContext | None = None,
-    settings: Mapping[str, Any] | None = None,
-    config: PipeConfig | None = None,
-    config_file: str | os.PathLike[str] | None = None,
     backend: Backend = "asyncio",
+    **options: Unpack[ChoiceOptions],
 ) -> Pipe:
     """A pipe to a server: ``with devpipe.blocking.connect("http://127.0.0.1:8000") as pipe``.
 
@@ -54,29 +39,19 @@ def connect(
 
     Raises ``ConfigurationError``. No thread is started before the pipe is entered.
     """
+    check_place(server_url, backend)
+    plain = Token(token) if callable(token) else token
+    return Pipe(connect_asynchronous(server_url, token=plain, wait=wait, **options), backend=backend)
+
+
+def check_place(server_url: object, backend: object) -> None:
+    """Refuse what cannot be behind a face: an object of another event loop, and a loop that there is not."""
     if server_url is not None and not isinstance(server_url, str):
         raise ConfigurationError(
             f"server_url = {server_url!r} is not allowed: give an address like http://127.0.0.1:8000"
         )
     if backend not in ("asyncio", "trio"):
         raise ConfigurationError(f"backend = {backend!r} is not allowed: give asyncio or trio")
-    pipe = connect_asynchronous(
-        server_url,
-        folder=folder,
-        token=Token(token) if callable(token) else token,
-        transports=transports,
-        wait=wait,
-        timeout=timeout,
-        connect_timeout=connect_timeout,
-        auto_failover=auto_failover,
-        http_client=http_client,
-        proxy=proxy,
-        ssl_context=ssl_context,
-        settings=settings,
-        config=config,
-        config_file=config_file,
-    )
-    return Pipe(pipe, backend=backend)
 
 
 class Pipe(Listening[asynchronous.Pipe]):

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from devpipe.adapters.blocking.listening import Listening
 from devpipe.adapters.blocking.loop import Backend
-from devpipe.adapters.blocking.pipe import Token
+from devpipe.adapters.blocking.pipe import Token, check_place
 from devpipe.adapters.client.connect import ChoiceOptions
 from devpipe.adapters.client.explain import Explanation
 from devpipe.adapters.models import selector as asynchronous
@@ -29,8 +29,8 @@ __all__ = ["ModelSelector"]
 class ModelSelector(Listening[asynchronous.ModelSelector]):
     """Chooses models by asking a server: ``with devpipe.blocking.ModelSelector("http://127.0.0.1:8000") as models``.
 
-    Arguments, methods and errors are those of ``devpipe.ModelSelector``; ``token`` may be a plain function. Threads and
-    Ctrl-C are as with a blocking ``Pipe``. ``backend``: the event loop in its thread, ``asyncio`` or ``trio``.
+    Arguments, methods and errors are those of ``devpipe.ModelSelector``, with the differences that ``connect`` has. Threads
+    and Ctrl-C are as with a blocking ``Pipe``. ``backend``: the event loop in its thread, ``asyncio`` or ``trio``.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class ModelSelector(Listening[asynchronous.ModelSelector]):
         backend: Backend = "asyncio",
         **options: Unpack[ChoiceOptions],
     ) -> None:
+        check_place(server_url, backend)
         super().__init__(
             asynchronous.ModelSelector(
                 server_url,

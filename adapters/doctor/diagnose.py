@@ -108,7 +108,7 @@ async def diagnose(
     offset = next((trial.clock_offset for trial in ordered if trial.clock_offset is not None), None)
     around.append(clock(sources.wall(), offset))
     return Report(
-        url=None if chosen.server_url is None else chosen.server_url,
+        url=chosen.server_url,
         folder=chosen.folder,
         version=version("vaultpilot-devpipe"),
         system=f"Python {platform.python_version()}, {platform.system()} {platform.release()}",

@@ -130,8 +130,11 @@ class News:
 
     async def _follow_server(self) -> None:
         """After each connection, and then every interval: preferences, and the health of the models."""
-        steps = [self._bring_preferences, self._poll]
+        every = (self._bring_preferences, self._poll)
+        steps = list(every)
         while True:
+            if self._anew:  # another server may know what the one before did not
+                steps = list(every)
             for step in tuple(steps) if self._connected else ():
                 try:
                     await step()

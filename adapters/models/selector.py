@@ -168,7 +168,7 @@ class ModelSelector:
             providers=providers,
             timeout=timeout,
         )
-        return await self.choose(request, max_age=max_age)
+        return await self._choose(request, max_age=max_age)
 
     async def select_for_task(self, task_type: TaskType, quality: Quality | None = None) -> ModelChoice:
         """Choose a model that does this task, at this quality."""
@@ -191,6 +191,8 @@ class ModelSelector:
 
     async def choose(self, request: ModelSelectionRequest, *, max_age: float | None = None) -> ModelChoice:
         """Choose a model for a whole request; the rest as for ``select``."""
+        # whoever made it may have put anything in: a limit that is no number would be no limit to the server
+        request = decode(encode(request), ModelSelectionRequest, what="the request")
         return await self._choose(request, max_age=max_age)
 
     async def _choose(
@@ -203,8 +205,6 @@ class ModelSelector:
         """``said``: what of the request's preferences it says itself, where the rest of them is this selector's."""
         if self._tasks is None:
             raise PipeClosed("the model selector is not open: use it inside 'async with'")
-        # whoever made it may have put anything in: a limit that is no number would be no limit to the server
-        request = decode(encode(request), ModelSelectionRequest, what="the request")
         preferences = request.user_preferences or self._wishes.value
         oldest = self.max_age if max_age is None else max_age
         choice = self._cache.get(request, now=self._now(), max_age=oldest) if oldest > 0 else None

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from devpipe.machines.errors import ConfigurationError, ModelSelectionError
 from devpipe.machines.models.arguments import REQUEST_ARGUMENTS
 from devpipe.machines.models.options import mistakes, unknown_name
+from devpipe.machines.models.rules import show
 from devpipe.machines.models.types import PREFERENCES, ModelSelectionRequest, decode
 
 __all__ = [
@@ -134,11 +135,35 @@ def read_config(
         **cast("dict[str, Any]", respell(options, found)),
     }
     try:
-        return msgspec.convert(plain, ModelSelectionConfig), tuple(found)
+        return _at_one_place(msgspec.convert(plain, ModelSelectionConfig)), tuple(found)
     except msgspec.ValidationError as error:
         wrong = mistakes(plain, ModelSelectionConfig)
         text = wrong[0] if len(wrong) == 1 else "".join(f"\n  {sentence}" for sentence in wrong)
         raise ConfigurationError(f"the options of ModelSelectionService are not valid: {text}") from error
+
+
+#: Where the options of transports name an address, and what it is called there.
+_ADDRESSES = (("http", "server_url"), ("websocket", "server_url"), ("filesystem", "devpipe_path"))
+
+
+def _at_one_place(config: ModelSelectionConfig) -> ModelSelectionConfig:
+    """An address that the options of a transport name is the service's, where it names none itself.
+
+    Raises ``ConfigurationError`` if they differ.
+    """
+    options = None if config.transport is None else config.transport.transport_configs
+    for transport, name in _ADDRESSES:
+        address: str | None = getattr(getattr(options, transport, None), name, None)
+        ours: str = getattr(config, name)
+        if not address:
+            continue
+        if ours and ours.rstrip("/") != address.rstrip("/"):
+            raise ConfigurationError(
+                f"transport.transport_configs.{transport}.{name} = {show(address)} is not allowed beside "
+                f"{name} = {show(ours)}: one service has one server and one folder"
+            )
+        config = structs.replace(config, **{name: ours or address})
+    return config
 
 
 def read_request(request: Mapping[str, object]) -> ModelSelectionRequest:
@@ -207,7 +232,7 @@ def settings_of(config: ModelSelectionConfig) -> dict[str, Any]:
     settings["health_interval"] = transport.health_check_interval / 1000
     settings["failover.auto_failover"] = transport.auto_failover and transport.fallback_enabled
     settings["failover.fallback_chain"] = _chain(transport)
-    for name, weight in msgspec.structs.asdict(transport.selection_criteria or SelectionCriteria()).items():
+    for name, weight in structs.asdict(transport.selection_criteria or SelectionCriteria()).items():
         settings[f"selection.{name}"] = weight
     options = transport.transport_configs or TransportOptions()
     if options.http is not None:

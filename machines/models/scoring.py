@@ -44,10 +44,12 @@ __all__ = [
     "QUALITY_LEVELS",
     "WEIGHTS",
     "Weights",
+    "affordable_for",
+    "budget_of",
     "choose",
     "dollars",
     "estimate_cost",
-    "within",
+    "long_enough_for",
 ]
 
 MAX_FALLBACKS = 3
@@ -103,7 +105,7 @@ class _Candidate(Struct, frozen=True, kw_only=True):
         return (not self.preferred, unmet, -self.score, self.price, self.model.id)
 
 
-def within(cost: float, budget: float) -> bool:
+def _within(cost: float, budget: float) -> bool:
     """True if what costs so much fits the budget (US dollars)."""
     return cost <= budget * ROUNDING
 
@@ -135,10 +137,8 @@ def choose(
     online = [model for model in able if not _offline(known.get(model.id))]
     if not online:
         raise _nobody_healthy(request, able, models, known)
-    budget = wishes.max_cost_per_request if request.max_cost is None else request.max_cost
-    affordable = [model for model in online if within(estimate_cost(model, request), budget)]
-    if not affordable:
-        raise _too_expensive(request, online, budget)
+    budget = budget_of(request, wishes)
+    affordable = affordable_for(request, online, budget)
     weights = WEIGHTS[wishes.priority]
     preferred = frozenset(
         name.casefold() for name in request.preferred_providers or wishes.preferred_providers
@@ -167,7 +167,7 @@ def choose(
 
 
 def _able(request: ModelSelectionRequest, models: Sequence[Model]) -> list[Model]:
-    task, tokens, quality = request.task_type, request.context_length or 0, request.quality_requirement
+    task, quality = request.task_type, request.quality_requirement
     doing = [model for model in models if model.score_for(task) > 0]
     if not doing:
         tasks = sorted({c.type for model in models for c in model.capabilities if c.score > 0})
@@ -177,15 +177,7 @@ def _able(request: ModelSelectionRequest, models: Sequence[Model]) -> list[Model
             details={"task_type": task, "available_task_types": tasks},
             suggestions=(f"ask for one of: {', '.join(tasks)}",) if tasks else (),
         )
-    fitting = [model for model in doing if model.max_tokens >= tokens]
-    if not fitting:
-        longest = max(doing, key=lambda model: (model.max_tokens, model.id))
-        raise _error(
-            f"no model that does {task} has a context of {tokens:,} tokens",
-            code="INVALID_REQUEST",
-            details={"task_type": task, "context_length": tokens, "longest_context": longest.max_tokens},
-            suggestions=(f"send at most {longest.max_tokens:,} tokens: {longest.id} takes that many",),
-        )
+    fitting = long_enough_for(request, doing)
     least = QUALITY_LEVELS[quality] if quality is not None else 0.0
     able = [model for model in fitting if model.quality_score >= least]
     if not able:
@@ -198,6 +190,34 @@ def _able(request: ModelSelectionRequest, models: Sequence[Model]) -> list[Model
             suggestions=(f"ask for quality {reached}: {finest.id} has {finest.quality_score:g}",),
         )
     return able
+
+
+def long_enough_for(request: ModelSelectionRequest, models: Sequence[Model]) -> list[Model]:
+    """Those whose context is as long as the request. Raises ``INVALID_REQUEST`` with the longest if there are none."""
+    task, tokens = request.task_type, request.context_length or 0
+    fitting = [model for model in models if model.max_tokens >= tokens]
+    if not fitting:
+        longest = max(models, key=lambda model: (model.max_tokens, model.id))
+        raise _error(
+            f"no model that does {task} has a context of {tokens:,} tokens",
+            code="INVALID_REQUEST",
+            details={"task_type": task, "context_length": tokens, "longest_context": longest.max_tokens},
+            suggestions=(f"send at most {longest.max_tokens:,} tokens: {longest.id} takes that many",),
+        )
+    return fitting
+
+
+def budget_of(request: ModelSelectionRequest, wishes: Preferences) -> float:
+    """What the whole request may cost (US dollars)."""
+    return wishes.max_cost_per_request if request.max_cost is None else request.max_cost
+
+
+def affordable_for(request: ModelSelectionRequest, models: Sequence[Model], budget: float) -> list[Model]:
+    """Those within the budget. Raises ``BUDGET_EXCEEDED`` with the cheapest if there are none."""
+    affordable = [model for model in models if _within(estimate_cost(model, request), budget)]
+    if not affordable:
+        raise _too_expensive(request, models, budget)
+    return affordable
 
 
 def _offline(health: ModelHealth | None) -> bool:
@@ -231,9 +251,9 @@ def _nobody_healthy(
 
 
 def _too_expensive(
-    request: ModelSelectionRequest, online: Sequence[Model], budget: float
+    request: ModelSelectionRequest, models: Sequence[Model], budget: float
 ) -> ModelSelectionError:
-    cheapest = min(online, key=lambda model: (estimate_cost(model, request), model.id))
+    cheapest = min(models, key=lambda model: (estimate_cost(model, request), model.id))
     cost = estimate_cost(cheapest, request)
     tokens = request.context_length or ASSUMED_TOKENS
     suggestions = [

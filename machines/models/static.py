@@ -2,7 +2,7 @@
 
 It is a table in a file that a user can replace. It knows nothing of today's prices or outages, so its answers carry a
 low confidence and say what they stand in for. Limits are kept: a budget or a context that nothing in the table fits is
-an error that names the nearest. Wishes (quality, providers) are kept where something fits them.
+the error that the server would give. Wishes (quality, providers) are kept where something fits them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from msgspec import Struct
 
 from devpipe.machines.errors import ConfigurationError, ModelSelectionError
 from devpipe.machines.models.choice import ModelChoice
-from devpipe.machines.models.scoring import dollars, within
+from devpipe.machines.models.scoring import (
+    QUALITY_LEVELS,
+    affordable_for,
+    budget_of,
+    estimate_cost,
+    long_enough_for,
+)
 from devpipe.machines.models.types import (
     Model,
     ModelSelectionRequest,
@@ -28,8 +34,6 @@ __all__ = ["StaticTable", "choose_static", "read_table"]
 
 #: How much a choice from the table may be trusted: the model asked for by the table's order, or a wish was given up.
 _CONFIDENT, _DOUBTFUL = 0.5, 0.3
-#: From this quality score on, a model is of high quality.
-_HIGH_QUALITY = 0.85
 
 
 class StaticTable(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,31 +79,19 @@ def choose_static(
 ) -> ModelChoice:
     """The first model of the task that keeps the limits and, where one does, the wishes.
 
-    Raises ``ModelSelectionError``: ``BUDGET_EXCEEDED`` (the cheapest is in ``details`` and ``suggestions``), or
-    ``NO_HEALTHY_MODELS`` if no context is long enough.
+    Raises ``ModelSelectionError`` as the server does: ``BUDGET_EXCEEDED``, or ``INVALID_REQUEST`` if no context is long enough.
     """
-    candidates = table.candidates(request.task_type)
-    fitting = [model for model in candidates if (request.context_length or 0) <= model.max_tokens]
-    if not fitting:
-        longest = max(candidates, key=lambda model: model.max_tokens)
+    try:
+        fitting = long_enough_for(request, table.candidates(request.task_type))
+        payable = affordable_for(request, fitting, budget_of(request, preferences))
+    except ModelSelectionError as error:
+        # nobody must take it for the server's word
         raise ModelSelectionError(
-            f"no model of the static table takes {request.context_length} tokens ({stand_in_for})",
-            code="NO_HEALTHY_MODELS",
-            details={"longest": longest.id, "max_tokens": longest.max_tokens},
-            suggestions=(f"send at most {longest.max_tokens} tokens, to {longest.id}",),
-        )
-    budget = preferences.max_cost_per_request if request.max_cost is None else request.max_cost
-    payable = [model for model in fitting if within(model.estimated_cost(request.context_length), budget)]
-    if not payable:
-        cheapest = min(fitting, key=lambda model: model.cost_per_token)
-        cost = cheapest.estimated_cost(request.context_length)
-        raise ModelSelectionError(
-            f"no model of the static table costs at most {dollars(budget)}; the cheapest, {cheapest.id}, "
-            f"costs {dollars(cost)} ({stand_in_for})",
-            code="BUDGET_EXCEEDED",
-            details={"budget": budget, "cheapest": cheapest.id, "cost": cost},
-            suggestions=(f"allow a max_cost of {dollars(cost, up=True)} for {cheapest.id}",),
-        )
+            f"the static table: {error} ({stand_in_for})",
+            code=error.code,
+            details=error.details,
+            suggestions=error.suggestions,
+        ) from error
     chosen, given_up = _by_wishes(payable, request, preferences)
     others = tuple(model for model in payable if model is not chosen)
     said = f"; no model of the table fits {' and '.join(given_up)}" if given_up else ""
@@ -107,12 +99,12 @@ def choose_static(
     return ModelChoice(
         selected_model=chosen,
         reasoning=f"{chosen.id} stands in the static table{dated} for {request.task_type}{said}. "
-        f"The server was not asked: {stand_in_for}",
+        f"The server gave no answer that can be used: {stand_in_for}",
         source="static",
         age=None,
         stand_in_for=stand_in_for,
         fallback_models=others,
-        estimated_cost=chosen.estimated_cost(request.context_length),
+        estimated_cost=estimate_cost(chosen, request),
         estimated_time_ms=chosen.response_time_avg_ms,
         selection_metadata=SelectionMetadata(
             factors_considered=("fallback",), confidence_score=_DOUBTFUL if given_up else _CONFIDENT
@@ -138,8 +130,10 @@ def _wishes(
     request: ModelSelectionRequest, preferences: Preferences
 ) -> list[tuple[str, Callable[[Model], bool]]]:
     wishes: list[tuple[str, Callable[[Model], bool]]] = []
-    if request.quality_requirement == "high":
-        wishes.append(("the quality 'high'", lambda model: model.quality_score >= _HIGH_QUALITY))
+    quality = request.quality_requirement
+    if quality is not None:
+        least = QUALITY_LEVELS[quality]
+        wishes.append((f"the quality {quality!r}", lambda model: model.quality_score >= least))
     providers = request.preferred_providers or preferences.preferred_providers
     if providers:
         named = frozenset(provider.casefold() for provider in providers)

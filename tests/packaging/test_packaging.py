@@ -98,12 +98,3 @@ def test_a_machine_knows_no_clock_no_io_no_chance_and_no_loop(path: Path) -> Non
             top = name.split(".")[0]
             assert top not in FORBIDDEN, f"{name} is not for a machine"
             assert top != "devpipe" or name.startswith("devpipe.machines"), f"{name} is above"
-
-
-def test_importing_devpipe_brings_no_server_no_command_line_and_no_test_package() -> None:
-    import subprocess
-    import sys
-
-    code = "import sys, devpipe; print(*sorted({m.split('.')[0] for m in sys.modules}))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert not {"hypercorn", "click", "rich", "hypothesis", "pytest", "trio"} & set(loaded.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import subprocess
 import sys
@@ -325,14 +326,27 @@ def test_an_exception_in_the_block_comes_out_as_it_is(served: Any, backend: str)
     assert caught.value is error
 
 
-def test_wrong_arguments_are_said_at_once_and_no_thread_is_started() -> None:
+@pytest.mark.parametrize("face", [devpipe.blocking.connect, devpipe.blocking.ModelSelector])
+def test_every_option_of_connect_is_one_of_a_face(face: Callable[..., Any]) -> None:
+    options: dict[str, Any] = dict.fromkeys(inspect.signature(devpipe.connect).parameters)
+    del options["wait"]  # a selector never waits
+    assert "profile" in options
+    face(**{**options, "server_url": "http://127.0.0.1:9"})
+    with pytest.raises(devpipe.ConfigurationError, match="profile"):
+        face("http://127.0.0.1:9", profile="nobody")
+    with pytest.raises(TypeError, match="colour"):
+        face("http://127.0.0.1:9", colour="red")
+
+
+@pytest.mark.parametrize("face", [devpipe.blocking.connect, devpipe.blocking.ModelSelector])
+def test_wrong_arguments_are_said_at_once_and_no_thread_is_started(face: Callable[..., Any]) -> None:
     before = threading.active_count()
     with pytest.raises(devpipe.ConfigurationError, match="give asyncio or trio"):
-        devpipe.blocking.connect("http://127.0.0.1:9", backend="twisted")  # type: ignore[arg-type]  # that is the point
+        face("http://127.0.0.1:9", backend="twisted")
     with pytest.raises(devpipe.ConfigurationError, match="server_url"):
-        devpipe.blocking.connect(devpipe.Server())  # type: ignore[arg-type]  # that is the point
+        face(devpipe.Server())  # it lives in another loop
     with pytest.raises(devpipe.ConfigurationError, match="server_url"):
-        devpipe.blocking.connect("nonsense")
+        face("nonsense")
     assert threading.active_count() == before
 
 

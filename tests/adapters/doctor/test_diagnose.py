@@ -55,6 +55,26 @@ async def test_over_a_server_that_is_well_every_transport_works_and_is_measured(
     assert "the same as the server's" in around(report, "clock").words
 
 
+async def test_every_check_is_made_in_order_and_stands_on_the_page() -> None:
+    async with serving() as world:
+        report = await diagnose(world.url, folder=world.folder)
+    around_us = ["sockets", "proxy", "container", "clock"]
+    if sys.platform == "linux":
+        around_us[3:3] = ["wsl", "file system", "inotify"]
+    network = ["address", "name", "connect", "tls", "health"]
+    messages = ["proof", "push", "latency", "size"]
+    made = {
+        "surroundings": around_us,
+        "websocket": network + messages,
+        "http": network + messages,
+        "folder": ["folder", "write", "beat", *messages],
+    }
+    assert {name: [finding.check for finding in found] for name, found in report.sections()} == made
+    page = (Path(__file__).parents[3] / "specs" / "doctor.md").read_text(encoding="utf-8")
+    for checks in made.values():
+        assert [check for check in checks if f"`{check}`" not in page] == []
+
+
 async def test_only_what_is_asked_for_is_tried() -> None:
     async with serving() as world:
         assert (await diagnose(folder=world.folder)).working == ("folder",)

@@ -473,6 +473,21 @@ async def test_a_server_that_knows_no_health_is_not_asked_again_and_says_so_when
         assert models.health == {}
 
 
+async def test_a_server_that_takes_the_place_of_an_older_one_is_asked_for_health(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "pipe"
+    caplog.set_level("DEBUG", "devpipe.models")
+    with anyio.fail_after(20):
+        async with devpipe.ModelSelector(folder=folder) as models:
+            heard = Heard(models, "health_updated")
+            async with ModelPeer().server(complete=False, folder=folder):
+                while "health-check-request" not in caplog.text:
+                    await anyio.lowlevel.checkpoint()
+            async with ModelPeer().server(folder=folder):
+                assert (await heard.wait("health_updated")).health.status == "healthy"
+
+
 async def test_the_use_of_a_model_is_reported() -> None:
     peer = ModelPeer()
     async with selecting(peer) as models:
@@ -508,6 +523,20 @@ async def test_the_way_of_the_messages_is_told() -> None:
                     changed = await heard.wait("transport_changed")
                 assert changed.from_ == "websocket"
                 assert "active: folder" in str(models.explain())
+
+
+async def test_the_health_of_a_transport_and_its_loss_are_told() -> None:
+    with anyio.fail_after(20):
+        server = ModelPeer().server()
+        async with devpipe.ModelSelector(server) as models:
+            heard = Heard(models, "connected", "transport_health", "connection_error")
+            async with server:
+                health = await heard.wait("transport_health")
+                assert (health.transport, health.status) == ("memory", "healthy")
+                await heard.wait("connected")
+            lost = await heard.wait("connection_error")
+            assert lost.transport == "memory" and "the server closed the path" in lost.reason
+            assert lost.as_dict()["timestamp"] == lost.timestamp > 0
 
 
 async def test_an_open_pipe_may_be_used_and_is_left_open() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from devpipe import TransportType
 from devpipe.machines.errors import ConfigurationError, ModelSelectionError
 from devpipe.machines.models.messages import MessageType
 from devpipe.machines.models.phase1 import OldSpelling, read_config, read_request, settings_of
@@ -84,6 +85,33 @@ def test_the_transport_options_of_phase_2_become_settings_in_seconds() -> None:
 def test_a_chain_that_is_given_is_the_whole_chain() -> None:
     chain = settings(transport={"fallback_chain": ["http", "websocket"], "preferred": ["websocket"]})
     assert chain["failover.fallback_chain"] == ("websocket", "http")
+
+
+def test_transports_may_be_named_by_their_enum_as_the_original_does() -> None:
+    chain = (TransportType.HTTP, TransportType.FOLDER)
+    for same in (chain, ["http", "filesystem"]):
+        assert settings(transport={"fallbackChain": same})["failover.fallback_chain"] == ("http", "folder")
+
+
+WAYS = {"http": {"serverUrl": "http://x/"}, "filesystem": {"devPipePath": ".devpipe"}}
+
+
+@pytest.mark.parametrize("place", [("", ""), ("http://x", ".devpipe")])
+def test_addresses_in_the_options_of_transports_are_those_of_the_service(place: tuple[str, str]) -> None:
+    config, _ = read_config(*place, {"transport": {"transportConfigs": WAYS}})
+    assert (config.server_url.rstrip("/"), config.devpipe_path) == ("http://x", ".devpipe")
+
+
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        (("http://y", ""), "http.server_url = 'http://x/' is not allowed beside server_url = 'http://y'"),
+        (("", "other"), "filesystem.devpipe_path = '.devpipe' is not allowed beside devpipe_path = 'other'"),
+    ],
+)
+def test_two_addresses_are_refused(place: tuple[str, str], named: str) -> None:
+    with pytest.raises(ConfigurationError, match=named):
+        read_config(*place, {"transport": {"transportConfigs": WAYS}})
 
 
 @pytest.mark.parametrize(

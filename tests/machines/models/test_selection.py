@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from devpipe.machines.errors import (
     AllTransportsFailed,
@@ -24,8 +25,11 @@ from devpipe.machines.models.cache import ChoiceCache
 from devpipe.machines.models.choice import answered
 from devpipe.machines.models.context import context_of
 from devpipe.machines.models.preferring import change_by_name
+from devpipe.machines.models.scoring import QUALITY_LEVELS
+from devpipe.machines.models.scoring import choose as choose_as_the_server
 from devpipe.machines.models.static import choose_static, read_table
 from devpipe.machines.models.types import (
+    Capability,
     Model,
     ModelSelectionRequest,
     ModelSelectionResponse,
@@ -145,7 +149,7 @@ TABLE = read_table(
         "dated": "2026-01-01",
         "models": [
             model("cheap", quality_score=0.5),
-            model("good", quality_score=0.9, cost_per_token=0.00002, provider="other", max_tokens=100_000),
+            model("good", quality_score=0.8, cost_per_token=0.00002, provider="other", max_tokens=100_000),
         ],
         "tasks": {"chat": ["cheap", "good"], "analysis": ["good", "cheap"], "planning": ["cheap"]},
     },
@@ -173,7 +177,9 @@ def test_a_task_that_the_table_does_not_name_may_use_every_model() -> None:
 
 
 def test_wishes_are_kept_where_something_fits_them() -> None:
-    assert choose(quality_requirement="high").selected_model.id == "good"
+    for quality, least in QUALITY_LEVELS.items():  # what the server takes for it
+        wanted = "cheap" if least <= 0.5 else "good"
+        assert choose(quality_requirement=quality).selected_model.id == wanted
     assert choose(preferred_providers=["other"]).selected_model.id == "good"
     assert choose(Preferences(preferred_providers=("other",))).selected_model.id == "good"
 
@@ -190,16 +196,29 @@ def test_a_budget_is_kept_and_one_that_nothing_fits_names_the_cheapest() -> None
     assert choose(Preferences(max_cost_per_request=0.01), task_type="analysis").selected_model.id == "cheap"
     with pytest.raises(ModelSelectionError, match="cheap") as caught:
         choose(max_cost=0.0001)
-    assert caught.value.code == "BUDGET_EXCEEDED"
-    assert caught.value.details == {"budget": 0.0001, "cheapest": "cheap", "cost": pytest.approx(0.001)}
-    assert caught.value.suggestions == ("allow a max_cost of $0.001 for cheap",)
+    assert_as_the_server_would(caught.value, "BUDGET_EXCEEDED", max_cost=0.0001)
+    assert caught.value.suggestions[0] == "allow a max_cost of $0.001: cheap is the cheapest for chat"
+
+
+def assert_as_the_server_would(error: ModelSelectionError, code: str, **request: Any) -> None:
+    """The same refusal, but that it says whose it is."""
+    asked = decode({"task_type": "chat", **request}, ModelSelectionRequest, what="it")
+    able = [structs.replace(m, capabilities=(Capability(type="chat", score=1.0),)) for m in TABLE.models]
+    with pytest.raises(ModelSelectionError) as caught:
+        choose_as_the_server(asked, models=able)
+    assert (error.code, error.details, error.suggestions) == (
+        code,
+        caught.value.details,
+        caught.value.suggestions,
+    )
+    assert str(error) == f"the static table: {caught.value} (nobody answers)"
 
 
 @given(tokens=st.integers(1, 100_000))
 def test_the_budget_that_is_suggested_is_enough(tokens: int) -> None:
     with pytest.raises(ModelSelectionError) as caught:
         choose(max_cost=0.0, context_length=tokens)
-    enough = float(caught.value.suggestions[0].split("$")[1].split()[0])
+    enough = float(caught.value.suggestions[0].split("$")[1].split(":")[0])
     assert choose(max_cost=enough, context_length=tokens).source == "static"
 
 
@@ -214,10 +233,9 @@ def test_providers_are_known_in_capitals_too_as_the_server_knows_them() -> None:
 
 def test_a_context_is_kept_and_one_that_nothing_takes_names_the_longest() -> None:
     assert choose(context_length=9000).selected_model.id == "good"
-    with pytest.raises(ModelSelectionError, match="200000") as caught:
+    with pytest.raises(ModelSelectionError, match="200,000") as caught:
         choose(context_length=200_000)
-    assert caught.value.code == "NO_HEALTHY_MODELS"
-    assert caught.value.details == {"longest": "good", "max_tokens": 100_000}
+    assert_as_the_server_would(caught.value, "INVALID_REQUEST", context_length=200_000)
 
 
 def test_a_table_without_a_date_says_none() -> None:
