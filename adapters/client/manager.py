@@ -119,7 +119,7 @@ class Manager:
         self._controls = 0
         self._retiring: set[str] = set()
         self._blame = Blame(alone=len(self.transports) == 1)
-        self._statuses: dict[str, HealthStatus] = {}  #: as they were told last
+        self._statuses = dict.fromkeys(self.transports, HealthStatus.DISCONNECTED)  #: as they were told last
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -299,6 +299,7 @@ class Manager:
             self._look(now=self.clock.now())
         for item in news(FAILOVER, event, jitter=self.dice.jitter()):
             self.post(item)
+        self._tell_health(transport)
         self.listeners.tell(event)
         self.changed()
 
@@ -376,11 +377,15 @@ class Manager:
         for reading in self.monitor.round(now=now):
             transport = self.transports[reading.transport]
             self._feed(transport, reading)
-            before, self._statuses[transport.type] = self._statuses.get(transport.type), reading.status
-            if before not in (None, reading.status):
-                self._announce(HealthUpdated(transport=transport.type, status=reading.status.value))
+            self._tell_health(transport)
             for item in news(FAILOVER, reading, jitter=self.dice.jitter()):
                 self.post(item)
+
+    def _tell_health(self, transport: Transport) -> None:
+        status = transport.lifecycle.status
+        before, self._statuses[transport.type] = self._statuses[transport.type], status
+        if before is not status:
+            self._announce(HealthUpdated(transport=transport.type, status=status.value))
 
     def _finish_draining(self) -> None:
         for transport in self.transports.values():

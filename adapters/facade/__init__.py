@@ -56,7 +56,13 @@ from devpipe.machines.message import Gap, Message, Position, Priority
 from devpipe.machines.models.choice import ModelChoice
 from devpipe.machines.models.messages import MessageType
 from devpipe.machines.models.phase1 import ModelSelectionConfig
-from devpipe.machines.models.types import ModelSelectionRequest, Preferences
+from devpipe.machines.models.types import (
+    ModelHealth,
+    ModelSelectionRequest,
+    ModelSelectionResponse,
+    PerformanceMetrics,
+    Preferences,
+)
 
 __version__ = "0.1.0"
 
@@ -91,14 +97,18 @@ __all__ = [
     "MessageTooLarge",
     "MessageType",
     "ModelChoice",
+    "ModelHealth",
     "ModelSelectionConfig",
     "ModelSelectionError",
     "ModelSelectionRequest",
+    "ModelSelectionResponse",
     "ModelSelectionService",
     "ModelSelector",
+    "ModelServer",
     "Origin",
     "Outcome",
     "PeerConfig",
+    "PerformanceMetrics",
     "Pipe",
     "PipeClosed",
     "PipeConfig",
@@ -136,6 +146,7 @@ if TYPE_CHECKING:
     from devpipe import blocking as blocking
     from devpipe.adapters.doctor.diagnose import diagnose
     from devpipe.adapters.doctor.report import Finding, Report, Status, Trial
+    from devpipe.adapters.models.model_server import ModelServer
     from devpipe.adapters.models.phase1 import ModelSelectionService
     from devpipe.adapters.models.selector import ModelSelector
     from devpipe.adapters.server.server import Server
@@ -145,6 +156,7 @@ else:  # seen by type checkers, it would give a type to every misspelt name
         "Finding": "devpipe.adapters.doctor.report",
         "ModelSelectionService": "devpipe.adapters.models.phase1",
         "ModelSelector": "devpipe.adapters.models.selector",
+        "ModelServer": "devpipe.adapters.models.model_server",
         "Report": "devpipe.adapters.doctor.report",
         "Server": "devpipe.adapters.server.server",
         "Status": "devpipe.adapters.doctor.report",

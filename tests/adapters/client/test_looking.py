@@ -128,3 +128,20 @@ async def test_a_token_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
                     pass
     assert secret not in shown + caplog.text
     assert "wr0ng" not in str(caught.value) + caplog.text
+
+
+async def test_the_health_of_a_transport_is_told_when_it_changes_not_at_the_next_round() -> None:
+    with anyio.fail_after(20):
+        async with serving() as world, open_pipe(world, "memory") as pipe:
+            statuses: list[str] = []
+            changed = anyio.Event()
+
+            def heard(event: Any) -> None:
+                statuses.append(event.status)
+                changed.set()
+
+            pipe.on("health_updated", heard)
+            with anyio.fail_after(2):  # the next round of an idle pipe is up to 5 s away
+                pipe.transports[0].disconnect()
+                await changed.wait()
+            assert statuses == ["disconnected"]
