@@ -316,7 +316,9 @@ class PipeConfig:
 
     ``profile``: the kind of peer, by its name (``protocols/profiles.py``); its settings are the loader's business.
     ``timeout`` is the default time a ``send`` may take; ``connect_timeout`` how long ``connect`` waits for the
-    first proven transport; ``health_interval`` how often each idle transport is probed; all in seconds.
+    first proven transport; ``health_interval`` how often each idle transport is probed, unless
+    ``lifecycle.heartbeat_interval`` says otherwise; all in seconds. ``debug``: everything that happens is logged, whatever
+    the level of the logger ``devpipe`` is.
     """
 
     server_url: str | None = None

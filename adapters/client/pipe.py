@@ -78,6 +78,8 @@ class Pipe:
     async def __aenter__(self) -> Pipe:
         if self._manager is not None or self._closed:
             raise ConfigurationError("a pipe is entered once: connect again for another one")
+        if self.config.debug:
+            logging.getLogger("devpipe").setLevel(logging.DEBUG)
         clock = self._make_clock()
         self._now = clock.now
         self._clock = clock

@@ -5,6 +5,7 @@ It sends when it is connected and raises when it is not: waiting, resending and 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from types import TracebackType
 
@@ -64,6 +65,8 @@ class SingleTransport:
     # --- life -----------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> SingleTransport:
+        if self.config.debug:
+            logging.getLogger("devpipe").setLevel(logging.DEBUG)
         self.clock = self._make_clock()
         self._make_waiter = waiter_factory()
         self.traffic = Traffic(

@@ -67,7 +67,7 @@ def factory(context: TransportContext) -> Transport | None:
         owner=context.owner,
         clock=context.clock,
         dice=context.dice,
-        lifecycle=config.lifecycle,
+        lifecycle=context.lifecycle,
         breaker=config.breaker,
         profile=context.profile,
         peer=config.peer,

@@ -45,7 +45,7 @@ def factory(context: TransportContext) -> Transport | None:
         owner=context.owner,
         clock=context.clock,
         dice=context.dice,
-        lifecycle=context.config.lifecycle,
+        lifecycle=context.lifecycle,
         breaker=context.config.breaker,
     )
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from devpipe.adapters.ports.clock import Clock, Dice
 from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.owner import Owner
-from devpipe.machines.config import PipeConfig
+from devpipe.machines.config import LifecycleConfig, PipeConfig, with_settings
 from devpipe.machines.errors import ConfigurationError
 from devpipe.machines.protocols.profiles import Profile, profile_of
 
@@ -59,6 +59,11 @@ class TransportContext:
     def profile(self) -> Profile:
         """The kind of server that the configuration names."""
         return profile_of(self.config.profile)
+
+    @property
+    def lifecycle(self) -> LifecycleConfig:
+        """Of each transport; idle ones are probed each ``health_interval``, unless the heartbeat has a setting of its own."""
+        return with_settings(self.config.lifecycle, {"heartbeat_interval": self.config.health_interval})
 
 
 TransportFactory: TypeAlias = Callable[[TransportContext], Transport | None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -76,3 +77,47 @@ def test_a_setting_counts_where_no_argument_says_otherwise() -> None:
     settings = {"timeout": 7, "connect_timeout": 3}
     pipe = devpipe.connect("http://127.0.0.1:9", settings=settings, connect_timeout=4)
     assert (pipe.config.timeout, pipe.config.connect_timeout) == (7, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "seconds"),
+    [
+        ({}, 30.0),
+        ({"health_interval": 7}, 7.0),
+        ({"health_interval": 7, "lifecycle.heartbeat_interval": 3}, 3.0),
+    ],
+)
+async def test_an_idle_transport_of_any_kind_is_probed_each_health_interval(
+    tmp_path: Path, settings: dict[str, object], seconds: float
+) -> None:
+    url = "http://127.0.0.1:9"
+    pipes = [
+        devpipe.connect(url, folder=tmp_path, settings=settings, wait=False),
+        devpipe.connect(embedded(), settings=settings, wait=False),
+    ]
+    found: dict[str, float] = {}
+    for pipe in pipes:
+        async with pipe:
+            found |= {t.type: t.lifecycle.config.heartbeat_interval for t in pipe.transports}
+    assert found == dict.fromkeys(("websocket", "http", "folder", "memory"), seconds)
+
+
+async def test_with_debug_everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("devpipe")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with anyio.fail_after(10):
+            async with embedded() as server:
+                async with devpipe.connect(server):
+                    assert not caplog.records
+                async with devpipe.connect(server, settings={"debug": True}):
+                    pass
+                alone = caplog.records.copy()
+                log.setLevel(logging.ERROR)
+                async with devpipe.connect_single("memory", server, settings={"debug": True}) as memory:
+                    await memory.connect()
+        assert any(record.levelno == logging.DEBUG for record in alone)
+        assert len(caplog.records) > len(alone)
+    finally:
+        log.setLevel(level)
