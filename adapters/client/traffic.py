@@ -266,24 +266,16 @@ class Traffic:
             reason=f"{body.code}: {body.message}",
             retry_after=body.retryAfter,
         )
-        now = self._clock.now()
-        self.resent += 1
-        self._delay(call, now + self._pause(call, failure))
+        self._delay(call, self._clock.now() + self._pause(call, failure))
 
     def _send_again(self, call: Call, failure: Failure, transport: Transport, *, now: float) -> None:
-        """The first time is free, and goes another way if there is one; further ones wait and use the budget."""
-        if call.attempts <= 1:
-            self.resent += 1
-            if transport.ready and len(self._routes.usable()) <= 1:
-                # the path stands, this message alone failed on it: not again in the same instant
-                self._delay(call, now + self._pause(call, failure))
-            else:
-                self._again(call, now=now, avoid=transport.type)
-        elif self.budget.take(now=now):
-            self.resent += 1
+        """The first time it goes another way at once, if there is one; else, and later, it waits."""
+        if call.attempts > 1 or (transport.ready and len(self._routes.usable()) <= 1):
+            # in the second case the path stands, this message alone failed on it: not again in the same instant
             self._delay(call, now + self._pause(call, failure))
         else:
-            self._delay(call, max(self.budget.next_token(now=now), now + self._pause(call, failure)))
+            self.resent += 1
+            self._again(call, now=now, avoid=transport.type)
 
     def _pause(self, call: Call, failure: Failure) -> float:
         return backoff_delay(
@@ -382,10 +374,18 @@ class Traffic:
                         message_id=call.id,
                     )
                 )
+        due: list[Call] = []
         while self._delayed and self._delayed[0][0] <= now:
-            call = heapq.heappop(self._delayed)[2]
-            if call.id in self.calls and call.route is None and call.id not in self._parked:
-                self._again(call, now=now)
+            due.append(heapq.heappop(self._delayed)[2])
+        for call in due:
+            if call.id not in self.calls or call.route is not None or call.id in self._parked:
+                continue
+            # the first resend is free; the others use the budget, and wait for it if it is empty
+            if call.attempts > 1 and not self.budget.take(now=now):
+                self._delay(call, self.budget.next_token(now=now))
+                continue
+            self.resent += 1
+            self._again(call, now=now)
         self._next_sweep = now + SWEEP if self.calls or self._delayed else None
 
     @property
