@@ -151,6 +151,10 @@ class Host:
             return None
         return call.id
 
+    def take_back(self, call: Call) -> None:
+        """The link is given up: what nobody can have seen of this call is taken out of it, and is as new as before."""
+        self._link.withdraw(call)
+
     def lost(self) -> None:
         """The link is gone: nobody waits for an echo any more."""
         echoes, self._echoes = self._echoes, {}

@@ -169,6 +169,29 @@ async def test_silence_over_the_folder_is_known_after_five_seconds(place: Place)
             tasks.cancel_scope.cancel()
 
 
+async def test_what_a_silent_server_has_not_taken_from_the_folder_goes_to_the_next_one(place: Place) -> None:
+    server = await anyio.to_thread.run_sync(place.start)
+    settings = {"lifecycle.silence_ping": 0.5, "lifecycle.silence_answer": 0.5}  # before the beat is missed
+    answers: list[object] = []
+    async with devpipe.connect(folder=place.folder, settings=settings) as pipe:
+        lost: list[str] = []
+        pipe.on("transport_failed", lambda event: lost.append(event.failure.reason))  # type: ignore[attr-defined]
+        server.kill()
+        server.wait()
+
+        async def ask(number: int) -> None:
+            answers.append((await pipe.send("echo", number, timeout=60)).payload)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(5):
+                tasks.start_soon(ask, number)
+            await until(lambda: lost)
+            assert "ping" in lost[0]
+            await anyio.to_thread.run_sync(place.start)
+            await until(lambda: len(answers) == 5)
+    assert sorted(map(str, answers)) == list("01234"), "nobody had seen them: they were no loss of the old session"
+
+
 async def test_a_second_server_of_a_folder_is_refused_while_the_first_one_lives(place: Place) -> None:
     await anyio.to_thread.run_sync(place.start)
     second = await anyio.to_thread.run_sync(partial(place.start, elsewhere=True))
