@@ -19,7 +19,14 @@ from devpipe.adapters.client.configuration import ENVIRONMENT_TOKEN
 from devpipe.adapters.ports.dial import is_loopback
 from devpipe.cli.catalogue import catalogue
 from devpipe.cli.config import config
-from devpipe.cli.inputs import checked_address, checked_transports, environment_token, load_server, read_token
+from devpipe.cli.inputs import (
+    Number,
+    checked_address,
+    checked_transports,
+    environment_token,
+    load_server,
+    read_token,
+)
 
 __all__ = ["main"]
 
@@ -142,7 +149,7 @@ def _refuse(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number in JSON")
 
 
-@cli.command()
+@cli.command(short_help="Serve over WebSocket, HTTP and a shared folder.")
 @click.argument("target", required=False, metavar="[MODULE:SERVER]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option("--port", default=8000, show_default=True, help="The port; 0 takes a free one.")
@@ -232,7 +239,7 @@ def serve(
     _run(run, backend)
 
 
-@cli.command()
+@cli.command(short_help="Send one message and print its reply.")
 @click.argument("type")
 @click.argument("payload", default="null", metavar="[JSON]")
 @server_option
@@ -241,7 +248,7 @@ def serve(
 @token_option
 @via_option
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True, help="Seconds."
+    "--timeout", type=Number(min=0, min_open=True), default=30.0, show_default=True, help="Seconds."
 )
 @json_option
 @backend_option
@@ -296,7 +303,7 @@ def send(
         raise
 
 
-@cli.command()
+@cli.command(short_help="Follow what is pushed and what the transports do.")
 @server_option
 @profile_option
 @folder_option
@@ -332,14 +339,14 @@ def watch(
     _run(run, backend)
 
 
-@cli.command()
+@cli.command(short_help="Find out which transports work here, and why not.")
 @server_option
 @profile_option
 @folder_option
 @token_option
 @via_option
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True,
+    "--timeout", type=Number(min=0, min_open=True), default=5.0, show_default=True,
     help="Seconds for each step.",
 )  # fmt: skip
 @json_option
@@ -381,7 +388,7 @@ def doctor(
     sys.exit(_run(run, backend))
 
 
-@cli.command()
+@cli.command(short_help="Print the diagrams of the machines.")
 @click.option(
     "--svg", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Draw them as SVG into DIR (wants graphviz).",
@@ -413,9 +420,9 @@ def diagrams(svg: Path | None, write: Path | None, names: tuple[str, ...]) -> No
             click.echo(f"%% {name}\n{text}")
 
 
-@cli.command()
-@click.option("--seconds", default=22.0, show_default=True, help="Length of the play.")
-@click.option("--rate", default=300.0, show_default=True, help="Requests a second.")
+@cli.command(short_help="Break every transport of a pipe, and see it hold.")
+@click.option("--seconds", type=Number(1, 3600), default=22.0, show_default=True, help="Length of the play.")
+@click.option("--rate", type=Number(1, 5000), default=300.0, show_default=True, help="Requests a second.")
 @json_option
 @backend_option
 def demo(seconds: float, rate: float, as_json: bool, backend: str) -> None:

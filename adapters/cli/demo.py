@@ -27,7 +27,7 @@ import devpipe
 if TYPE_CHECKING:
     from devpipe.cli.screen import Screen
 
-__all__ = ["Ledger", "run_demo"]
+__all__ = ["Ledger", "World", "run_demo", "summary_of"]
 
 RATE = 300.0  #: requests per second
 TIMEOUT = 20.0  #: of each request, in seconds: longer than every outage of the play
@@ -203,8 +203,20 @@ async def run_demo(screen: Screen, *, seconds: float = LENGTH, rate: float = RAT
                             tasks.start_soon(_ask, pipe, ledger, ledger.sent)
                         await anyio.sleep(1 / rate)
                 painting.cancel_scope.cancel()
-            executed, twice = world.executions()
-            metrics = pipe.metrics()
+            return summary_of(
+                ledger,
+                seconds=seconds,
+                executions=world.executions(),
+                switches=switches,
+                resent=pipe.metrics()["resent"],
+            )
+
+
+def summary_of(
+    ledger: Ledger, *, seconds: float, executions: tuple[int, int], switches: int, resent: int
+) -> dict[str, Any]:
+    """What came of it, and whether the promises held: every request ended once, and no server ran one twice."""
+    executed, twice = executions
     once = sum(1 for count in ledger.ended.values() if count == 1)
     return {
         "seconds": seconds,
@@ -216,7 +228,7 @@ async def run_demo(screen: Screen, *, seconds: float = LENGTH, rate: float = RAT
         "executed_twice_by_one_server": twice,
         "switches": switches,
         "by_transport": dict(ledger.by_transport),
-        "resent": metrics["resent"],
+        "resent": resent,
         "ok": once == ledger.sent and twice == 0 and ledger.answered > 0,
     }
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,9 +17,28 @@ from devpipe.adapters.client.configuration import ENVIRONMENT_TOKEN
 from devpipe.adapters.tokens import checked_token
 from devpipe.adapters.transports.registry import transport_names
 
-__all__ = ["checked_address", "checked_transports", "environment_token", "load_server", "read_token"]
+__all__ = [
+    "Number",
+    "checked_address",
+    "checked_transports",
+    "environment_token",
+    "load_server",
+    "read_token",
+]
 
 log = logging.getLogger("devpipe.cli")
+
+
+class Number(click.FloatRange):
+    """A number in a range. That of click lets NaN pass every bound, and infinity where there is none."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 def read_token(file: Path | None) -> str | None:

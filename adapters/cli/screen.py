@@ -96,13 +96,19 @@ class Screen:
                 live.update(self._picture(), refresh=True)
 
     def _status(self) -> str:
-        assert self._pipe is not None and self._ledger is not None  # painted after ``begin`` only
+        assert (
+            self._pipe is not None and self._ledger is not None and self._world is not None
+        )  # after ``begin``
         states = ", ".join(f"{t.name} {t.state}" for t in self._pipe.explain().transports)
-        errors = sum(self._ledger.errors.values())
+        executed, twice = self._world.executions()
         return (
             f"active {self._pipe.active or 'none'} | {states} | sent {self._ledger.sent}, "
-            f"answered {self._ledger.answered}, errors {errors}"
+            f"answered {self._ledger.answered}, errors: {self._errors()}, executed {executed}, twice {twice}"
         )
+
+    def _errors(self) -> str:
+        assert self._ledger is not None  # as above
+        return ", ".join(f"{count} x {what}" for what, count in self._ledger.errors.items()) or "none"
 
     def _picture(self) -> Group:
         assert self._pipe is not None and self._ledger is not None and self._world is not None  # as above
@@ -123,20 +129,21 @@ class Screen:
                 str(self._ledger.by_transport[t.name]),
             )
         executed, twice = self._world.executions()
-        errors = sum(self._ledger.errors.values())
         in_flight = self._ledger.sent - sum(self._ledger.ended.values())
         counters = Text.assemble(
             ("sent ", "dim"), f"{self._ledger.sent}  ",
             ("answered ", "dim"), (f"{self._ledger.answered}  ", "green"),
             ("in flight ", "dim"), f"{in_flight}  ",
-            ("errors ", "dim"), (f"{errors}  ", "red" if errors else ""),
             ("executed ", "dim"), f"{executed}  ",
             ("twice ", "dim"), (str(twice), "red" if twice else "green"),
         )  # fmt: skip
+        errors = Text.assemble(
+            ("ended with an error ", "dim"), (self._errors(), "red" if self._ledger.errors else "")
+        )
         story = Group(*self._story, *[Text("")] * (STORY - len(self._story)))
         clock = anyio.current_time() - self._began
         return Group(
-            Panel(Group(table, Text(""), counters), title="devpipe demo", subtitle=f"{clock:4.1f} s"),
+            Panel(Group(table, Text(""), counters, errors), title="devpipe demo", subtitle=f"{clock:4.1f} s"),
             Panel(story, title="what happens", title_align="left"),
         )
 

@@ -217,7 +217,7 @@ class Transport:
             raise TransportError(
                 f"{self.type} is not connected ({self.lifecycle.state.value})",
                 kind=FailureKind.UNAVAILABLE,
-                transport=self.type,
+                transport=self.id,
                 outcome=call.known,
                 message_id=call.id,
             )

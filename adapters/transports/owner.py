@@ -1,4 +1,4 @@
-"""Who owns the calls that a transport carries: a pipe over all its transports, or ``Solo`` for one used alone."""
+"""Who owns the calls that a transport carries: a pipe over all its transports, or ``SingleTransport`` for one used alone."""
 
 from __future__ import annotations
 

@@ -189,7 +189,9 @@ async def test_what_a_silent_server_has_not_taken_from_the_folder_goes_to_the_ne
             assert "ping" in lost[0]
             await anyio.to_thread.run_sync(place.start)
             await until(lambda: len(answers) == 5)
-    assert sorted(map(str, answers)) == list("01234"), "nobody had seen them: they were no loss of the old session"
+    assert sorted(map(str, answers)) == list("01234"), (
+        "nobody had seen them: they were no loss of the old session"
+    )
 
 
 async def test_a_second_server_of_a_folder_is_refused_while_the_first_one_lives(place: Place) -> None:

@@ -141,5 +141,10 @@ def test_a_strange_transport_is_refused_with_those_that_there_are(
     assert name in said and "folder, http, websocket" in said and "memory," not in said
 
 
+def test_the_help_lists_each_command_in_a_whole_sentence() -> None:
+    listed = devpipe("--help").stdout.split("Commands:\n")[1].split("\n\n")[0].splitlines()
+    assert len(listed) >= 8 and all(line.endswith(".") and "..." not in line for line in listed), listed
+
+
 def test_the_help_lists_the_exit_codes() -> None:
     assert "130 interrupted" in " ".join(devpipe("--help").stdout.split())
