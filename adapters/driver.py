@@ -6,13 +6,13 @@ own generation, and the machine drops it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Protocol, assert_never, cast
 
 import anyio
 from anyio.abc import TaskGroup
 
+from devpipe.adapters.listeners import Log
 from devpipe.adapters.ports.clock import Clock, Dice
 from devpipe.adapters.pump import Pump
 from devpipe.adapters.transports.link import Link, LinkHost, LinkLost
@@ -59,7 +59,7 @@ class Driver:
         carrier: Carrier,
         clock: Clock,
         dice: Dice,
-        logger: logging.Logger,
+        logger: Log,
     ) -> None:
         self.lifecycle = lifecycle
         self.link: Link | None = None  #: open, of the present generation
@@ -145,7 +145,7 @@ class Driver:
             failure = _failure_inside(error)
             if failure is None:
                 # a link's own bug is loud in the log, and must not take the other transports down
-                self._log.exception("bug in the link of %s", self.lifecycle.name)
+                self._log.exception("bug in the link")
                 failure = Failure(kind=FailureKind.PROTOCOL, reason=f"bug in the link: {error!r}")
         finally:
             if self.link is link:
@@ -156,7 +156,7 @@ class Driver:
                 try:
                     await link.aclose("done" if failure is None else failure.reason)
                 except Exception:  # the contract forbids it; a bug here must not take the pipe down
-                    self._log.exception("bug in closing the link of %s", self.lifecycle.name)
+                    self._log.exception("bug in closing the link")
             self._scopes.pop(generation, None)
         if failure is None:
             self.post(LinkClosed(generation=generation))

@@ -9,7 +9,7 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
@@ -17,9 +17,10 @@ from anyio.abc import TaskGroup
 from devpipe.machines.errors import ConfigurationError
 from devpipe.machines.events import Event
 
-__all__ = ["Listener", "Listeners"]
+__all__ = ["Listener", "Listeners", "Log"]
 
 Listener = Callable[[Any], Awaitable[None] | None]
+Log: TypeAlias = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 #: Events that wait for one listener; the oldest goes when there are more.
 MAILBOX = 1000
@@ -28,7 +29,7 @@ MAILBOX = 1000
 class Listeners:
     """Who hears what. ``names``: the events there are, so that a misspelt one is refused at once."""
 
-    def __init__(self, names: frozenset[str], *, logger: logging.Logger) -> None:
+    def __init__(self, names: frozenset[str], *, logger: Log) -> None:
         self._names = names
         self._log = logger
         self._mailboxes: dict[str, list[_Mailbox]] = {name: [] for name in names}
@@ -84,7 +85,7 @@ class Listeners:
 
 
 class _Mailbox:
-    def __init__(self, listener: Listener, logger: logging.Logger) -> None:
+    def __init__(self, listener: Listener, logger: Log) -> None:
         self.listener = listener
         self._log = logger
         self._items: deque[Any] = deque(maxlen=MAILBOX)

@@ -8,7 +8,7 @@ never repeats a message.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import anyio
@@ -63,6 +63,14 @@ EVENTS = frozenset({"connected", "disconnected", "message", "error", "health_che
 HEALTH_CHECK = 5.0
 
 
+class _Log(logging.LoggerAdapter[logging.Logger]):
+    """Puts the id of its transport before each line, and into the record as ``transport``."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        assert self.extra is not None  # given by the transport
+        return f"{self.extra['transport']}: {msg}", {**kwargs, "extra": self.extra}
+
+
 class Transport:
     """One way to the server. Made by a factory of its kind; used by a pipe, or alone through ``SingleTransport``."""
 
@@ -89,9 +97,7 @@ class Transport:
         self.clock = clock
         self.dice = dice
         self.metrics = TransportMetrics()
-        self.log = logging.LoggerAdapter(
-            logging.getLogger(f"devpipe.transport.{type}"), {"transport": self.id}
-        )
+        self.log = _Log(logging.getLogger(f"devpipe.transport.{type}"), {"transport": self.id})
         self.lifecycle = Lifecycle(
             name=type, config=lifecycle or LifecycleConfig(), nonce_prefix=dice.token(8)
         )
@@ -102,9 +108,9 @@ class Transport:
             carrier=self,
             clock=clock,
             dice=dice,
-            logger=self.log.logger,
+            logger=self.log,
         )
-        self.listeners = Listeners(EVENTS, logger=self.log.logger)
+        self.listeners = Listeners(EVENTS, logger=self.log)
         self.terms = Terms()
         self.ready = False  #: proven, and the server knows our session: calls may go out
         self.last_failure: Failure | None = None
@@ -410,9 +416,9 @@ class Transport:
                 self.blame(now=self.clock.now())
         match event:
             case Disconnected() if event.failure is not None:
-                self.log.info("%s: lost (%s)", self.id, event.failure.reason)
+                self.log.info("lost (%s)", event.failure.reason)
             case Connected() | Reconnecting() | ErrorOccurred():
-                self.log.debug("%s: %s", self.id, event)
+                self.log.debug("%s", event)
             case _:
                 pass
         self.listeners.tell(event)

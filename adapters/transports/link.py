@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from devpipe.machines.errors import FailureKind, TransportError
 from devpipe.machines.inputs import Failure
 from devpipe.machines.protocols.calls import Call
 
@@ -22,16 +21,6 @@ class LinkLost(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.kind.value}: {failure.reason}")
         self.failure = failure
-
-    def as_transport_error(self, transport: str) -> TransportError:
-        """The same fact as a caller sees it."""
-        return TransportError(
-            f"{transport}: {self.failure.reason}",
-            kind=self.failure.kind,
-            transport=transport,
-            retryable=self.failure.kind is not FailureKind.AUTH,
-            retry_after=self.failure.retry_after,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
