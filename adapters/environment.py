@@ -1,4 +1,7 @@
-"""Which transports can work here, asked by the manager before it dials."""
+"""Which transports can work here at all. A manager asks before it takes a transport, and a program may ask too.
+
+What can change is not asked beforehand: a folder that cannot be used now is dialled again like a server that is down.
+"""
 
 from __future__ import annotations
 

@@ -36,6 +36,13 @@ __all__ = [
 
 GROUP = "devpipe.transports"
 
+#: What a transport cannot do without.
+_WANTS = {
+    "folder": "a folder",
+    "memory": "a Server of this program",
+    "websocket": "a server URL, and a process that may open sockets",
+}
+
 #: Gives the token that a server wants; asked again, once, when the server refuses it.
 TokenProvider: TypeAlias = Callable[[], Awaitable[str]]
 
@@ -94,8 +101,7 @@ def build_transports(context: TransportContext, names: Iterable[str] | None) -> 
             transports.append(transport)
         elif names is not None:
             raise ConfigurationError(
-                f"transport {name!r} cannot work here: it wants "
-                + {"folder": "a folder", "memory": "a Server of this program"}.get(name, "a server URL")
+                f"transport {name!r} cannot work here: it wants {_WANTS.get(name, 'a server URL')}"
             )
     if not transports:
         raise ConfigurationError("no transport can work here: give a server URL, a folder, or both")

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 import anyio
 
+from devpipe.adapters.environment import supports_websockets
 from devpipe.adapters.ports.dial import (
     Dialer,
     ProxyRefused,
@@ -56,10 +57,10 @@ def capabilities(config: WebSocketConfig) -> Capabilities:
 
 
 def factory(context: TransportContext) -> Transport | None:
-    """The transport of a pipe; None without a server URL. Raises ``ConfigurationError``."""
+    """The transport of a pipe; None without a server URL, or without sockets. Raises ``ConfigurationError``."""
     config = context.config
     url = config.server_url
-    if url is None:
+    if url is None or not supports_websockets():
         return None
 
     def make_link() -> WebSocketLink:

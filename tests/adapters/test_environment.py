@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 import devpipe
@@ -59,3 +60,21 @@ def test_one_that_cannot_rename_will_not(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "replace", refuse)
     monkeypatch.setattr(Path, "replace", refuse)
     assert not devpipe.supports_filesystem(tmp_path)
+
+
+def test_where_no_socket_can_be_opened_a_pipe_has_no_websocket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def names() -> list[str]:
+        async with devpipe.connect("http://127.0.0.1:9", folder=tmp_path, wait=False) as pipe:
+            return [transport.type for transport in pipe.transports]
+
+    async def websocket() -> None:
+        async with devpipe.connect("http://127.0.0.1:9", transports=["websocket"], wait=False):
+            pass
+
+    assert anyio.run(names) == ["websocket", "http", "folder"]
+    monkeypatch.setattr("devpipe.adapters.transports.websocket.supports_websockets", lambda: False)
+    assert anyio.run(names) == ["http", "folder"]
+    with pytest.raises(devpipe.ConfigurationError, match="a process that may open sockets"):
+        anyio.run(websocket)
