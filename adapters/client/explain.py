@@ -128,10 +128,9 @@ def _would_change(manager: Manager) -> str:
     lead = failover.config.lead
     position = failover.names.index(failover.active)
     better = failover.names[:position]
-    words = [
-        f"the loss of {failover.active}",
-        f"another transport with a score of {standing + lead:.2f} or more",
-    ]
+    words = [f"the loss of {failover.active}"]
+    if standing + lead <= 1.0:  # no score is higher
+        words.append(f"another transport with a score of {standing + lead:.2f} or more")
     if better:
         words.append(f"{' or '.join(better)} proven again, within {lead:g} of its score")
     return ", or ".join(words)

@@ -100,6 +100,8 @@ async def test_the_explanation_names_each_transport_with_its_score_and_what_woul
             assert 0 < explained.transports[0].score <= 1
             words = str(explained)
             assert "active: websocket" in words and "reliability" in words and "would change it" in words
+            # no score is above 1: what cannot be reached is not named
+            assert explained.transports[0].score > 0.9 and explained.would_change == "the loss of websocket"
             pipe.use("http")
             assert "use(None) frees the choice" in str(pipe.explain())
 
@@ -111,6 +113,9 @@ async def test_the_explanation_of_a_transport_that_fails_says_why_and_when_it_is
                 await anyio.lowlevel.checkpoint()
         first = pipe.explain().transports[0]
         assert "nobody listens" in (first.last_failure or "")
+        with anyio.fail_after(10):
+            while "    next attempt in " not in str(pipe.explain()):
+                await anyio.lowlevel.checkpoint()
         assert pipe.active is None
         assert "active: none" in str(pipe.explain())
 
