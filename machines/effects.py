@@ -14,6 +14,7 @@ __all__ = [
     "Activate",
     "CloseLink",
     "Dial",
+    "Doubt",
     "DrainLink",
     "Effect",
     "FailoverEffect",
@@ -101,12 +102,19 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """Probe this transport at once: its server refuses connections elsewhere."""
+
+    transport: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HoldDials:
     """The server itself is down: no transport dials before ``until``. None lifts the hold."""
 
     until: float | None
 
 
-FailoverEffect: TypeAlias = Dial | HangUp | Activate | Retire | HoldDials
+FailoverEffect: TypeAlias = Dial | HangUp | Activate | Retire | Doubt | HoldDials
 
 Effect: TypeAlias = LifecycleEffect | FailoverEffect

@@ -11,10 +11,11 @@ from devpipe.machines.charts.failover import FailoverChart, FailoverEvent
 from devpipe.machines.config import FailoverConfig
 from devpipe.machines.decisions.chain import Candidate
 from devpipe.machines.decisions.routes import FailoverContext, allowed, elsewhere, server_down, usable
-from devpipe.machines.effects import Dial, FailoverEffect, HoldDials
+from devpipe.machines.effects import Dial, Doubt, FailoverEffect, HoldDials
 from devpipe.machines.errors import ConfigurationError
 from devpipe.machines.events import Event, ServerChanged
 from devpipe.machines.inputs import (
+    Alive,
     Close,
     Drained,
     FailoverInput,
@@ -30,6 +31,8 @@ __all__ = ["Failover", "FailoverSnapshot", "FailoverState"]
 
 #: A score that has moved less than this is no news.
 RESOLUTION = 0.01
+#: A probe has been answered by then, or its transport is given up (seconds).
+DOUBT = 2.5
 #: Looks after one change of a fact: each takes the chart one state on, and no way through it is longer.
 MAX_LOOKS = 12
 
@@ -169,8 +172,13 @@ class Failover:
                     failed_at=now,
                     retry_at=item.retry_at,
                     drain_by=None,
+                    doubted_until=None,
                 )
                 self._reconsider_server()
+                if item.failure.refused:
+                    self._doubt_others(item.transport, now=now)
+            case Alive():
+                self._change(item.transport, doubted_until=None)
             case Standing():
                 if not self._is_news(item):
                     return
@@ -184,7 +192,9 @@ class Failover:
     def next_deadline(self) -> float | None:
         """When ``handle_deadline`` wants to be called."""
         ctx = self._cell.ctx
-        times = [ctx.deadline, *(c.drain_by for c in ctx.candidates)]
+        times = [ctx.deadline]
+        for c in ctx.candidates:
+            times += [c.drain_by, c.doubted_until]
         if self.state is FailoverState.ACTIVE:
             times.append(self._next_reconsideration())
         return min((at for at in times if at is not None), default=None)
@@ -199,6 +209,8 @@ class Failover:
                 self._change(c.name, ejected_until=None)
             if c.drain_by is not None and c.drain_by <= now:
                 self._change(c.name, drain_by=None)
+            if c.doubted_until is not None and c.doubted_until <= now:
+                self._change(c.name, doubted_until=None)  # still up: it was heard, if not by its probe
         self._look(FailoverEvent(now=now, jitter=jitter))
         # handled: it does not come back
         ctx = self._cell.ctx
@@ -256,6 +268,7 @@ class Failover:
             failure=None,
             failed_at=None,
             retry_at=None,
+            doubted_until=None,
         )
         ctx = self._cell.ctx
         if ctx.holds or ctx.hold_until is not None:
@@ -264,6 +277,18 @@ class Failover:
         if item.server and ctx.server is None:
             self._cell.ctx = replace(self._cell.ctx, server=item.server)
         self._reconsider_server()
+
+    def _doubt_others(self, refused: str, *, now: float) -> None:
+        """Nobody listens any more where our server was reached: other ways to it may stand without it, and are probed."""
+        server = self._server_of(refused)
+        for c in self._cell.ctx.candidates:
+            if server and c.up and c.server == server and c.doubted_until is None:
+                self._change(c.name, doubted_until=now + DOUBT)
+                self._effects.append(Doubt(transport=c.name))
+
+    def _server_of(self, name: str) -> str:
+        candidate = self._cell.ctx.of(name)
+        return "" if candidate is None else candidate.server
 
     def _reconsider_server(self) -> None:
         """If no proven transport reaches the process that knows us, the one that is reached is our server now."""

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from devpipe.machines.errors import FailureKind
 
 __all__ = [
+    "Alive",
     "Assess",
     "BreakerInput",
     "CallsWaiting",
@@ -235,6 +236,13 @@ class TransportUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alive:
+    """A probe of a transport that is up has come back."""
+
+    transport: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransportDown:
     """A transport is not usable any more, or could not be opened.
 
@@ -259,4 +267,6 @@ class Standing:
     retry_at: float | None = None
 
 
-FailoverInput: TypeAlias = Open | Close | Select | Pin | TransportUp | TransportDown | Standing | Drained
+FailoverInput: TypeAlias = (
+    Open | Close | Select | Pin | TransportUp | Alive | TransportDown | Standing | Drained
+)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from devpipe.machines.decisions.readings import Reading, assessment, standing
-from devpipe.machines.effects import Dial, HangUp, HoldDials
+from devpipe.machines.effects import Dial, Doubt, HangUp, HoldDials
 from devpipe.machines.errors import FailureKind
-from devpipe.machines.events import BreakerChanged, Connected, Disconnected, Doubted
+from devpipe.machines.events import BreakerChanged, Connected, Disconnected, Doubted, HealthChecked
 from devpipe.machines.inputs import (
+    Alive,
     Assess,
     BreakerInput,
     Connect,
@@ -69,6 +70,10 @@ def _down(event: Disconnected, jitter: float) -> FailoverInput:
     return TransportDown(transport=event.transport, failure=failure, retry_at=event.retry_at)
 
 
+def _alive(event: HealthChecked, jitter: float) -> FailoverInput | None:
+    return Alive(transport=event.transport) if event.success else None
+
+
 def _standing(reading: Reading, jitter: float) -> FailoverInput:
     return standing(reading)
 
@@ -91,6 +96,10 @@ def _hang_up(effect: HangUp, jitter: float) -> LifecycleInput:
 
 def _hold(effect: HoldDials, jitter: float) -> LifecycleInput:
     return Hold(until=effect.until)
+
+
+def _doubt(effect: Doubt, jitter: float) -> LifecycleInput:
+    return Suspect()
 
 
 def _path_proven(event: Connected, jitter: float) -> BreakerInput:
@@ -125,6 +134,9 @@ LIFECYCLE = (
     Wire("monitor", Reading, "lifecycle", Assess, _assess, "its calls fail or crawl, or do so no more"),
     Wire("failover", Dial, "lifecycle", Connect, _dial, "somebody wants it up"),
     Wire("failover", HangUp, "lifecycle", Disconnect, _hang_up, "nobody wants it up"),
+    Wire(
+        "failover", Doubt, "lifecycle", Suspect, _doubt, "the server refuses elsewhere: does this path live?"
+    ),
     Wire("failover", HoldDials, "lifecycle", Hold, _hold, "the server is down: one backoff for all"),
 )
 #: What the lifecycles of all other transports are told by one: a host that falls silent is known as soon as one path is.
@@ -140,6 +152,7 @@ MONITOR = (
 FAILOVER = (
     Wire("lifecycle", Connected, "failover", TransportUp, _up, "a proven transport may carry messages"),
     Wire("lifecycle", Disconnected, "failover", TransportDown, _down, "a lost one may not"),
+    Wire("lifecycle", HealthChecked, "failover", Alive, _alive, "a probe has come back"),
     Wire(
         "monitor", Reading, "failover", Standing, _standing, "how good it is, and whether its breaker admits"
     ),

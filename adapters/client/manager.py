@@ -27,7 +27,7 @@ from devpipe.machines.config import PipeConfig
 from devpipe.machines.decisions.blame import Blame
 from devpipe.machines.decisions.health import HealthStatus
 from devpipe.machines.decisions.readings import Reading
-from devpipe.machines.effects import Activate, Dial, FailoverEffect, HangUp, HoldDials, Retire
+from devpipe.machines.effects import Activate, Dial, Doubt, FailoverEffect, HangUp, HoldDials, Retire
 from devpipe.machines.errors import DevPipeError, FailureKind, TransportError
 from devpipe.machines.events import (
     Disconnected,
@@ -226,7 +226,7 @@ class Manager:
                 self._activate(self.transports[effect.transport])
             case Retire():
                 self._retiring.add(effect.transport)
-            case Dial() | HangUp():
+            case Dial() | HangUp() | Doubt():
                 self._feed(self.transports[effect.transport], effect)
             case HoldDials():
                 for transport in self.transports.values():

@@ -5,6 +5,7 @@ again until it stands still. The guards below are all the rules there are.
 
 The laws:
 - ``active`` is a proven transport that its breaker admits, or there is none;
+- where the server was reached and refuses now, no other path to it takes over before it has shown life;
 - one switch at a time, and several failures at once are one failover;
 - a better transport takes over only when it is proven (make before break), never before ``min_stay``, and not while it
   is ejected for a loss;
@@ -30,6 +31,7 @@ from devpipe.machines.decisions.routes import (
     next_attempt,
     next_upgrade,
     server_down,
+    trusted,
     usable,
     wanted,
 )
@@ -89,11 +91,11 @@ class FailoverChart(PureChart[FailoverContext]):
         | upgrading.to(failing_over, cond="active_lost", on="lose")
         | upgrading.to(active, cond="upgrade_proven", on="upgrade")
         | upgrading.to(active, on="roll_back")
-        | failing_over.to(active, cond="some_usable", on="take_over")
+        | failing_over.to(active, cond="some_trusted", on="take_over")
         | failing_over.to(None, cond="lines_wrong", on="set_lines")
         | failing_over.to(exhausted, cond="all_down", on="announce")
         | failing_over.to(None)
-        | exhausted.to(active, cond="some_usable", on="take_over")
+        | exhausted.to(active, cond="some_trusted", on="take_over")
         | exhausted.to(None, cond="lines_wrong", on="set_lines")
         | exhausted.to(None, cond="hold_over", on="hold_dials")
         | exhausted.to(None)
@@ -130,6 +132,10 @@ class FailoverChart(PureChart[FailoverContext]):
     def some_usable(self, ev: FailoverEvent) -> bool:
         """A transport is proven, admitted, ours, and allowed by the operator."""
         return bool(usable(self.model.ctx))
+
+    def some_trusted(self, ev: FailoverEvent) -> bool:
+        """One of these has shown life since the server refused us elsewhere, or the server never did."""
+        return bool(trusted(self.model.ctx))
 
     def first_choice_usable(self, ev: FailoverEvent) -> bool:
         """The best of all that may still come is there: no use in waiting."""
@@ -245,7 +251,7 @@ class FailoverChart(PureChart[FailoverContext]):
     def take_over(self, ev: FailoverEvent) -> None:
         """Messages flow again."""
         ctx = self.model.ctx
-        chosen = first_in_chain(usable(ctx), now=ev.now)
+        chosen = first_in_chain(trusted(ctx), now=ev.now)
         assert chosen is not None  # the guard has seen one
         reason = SwitchReason.FAILOVER
         if ctx.last_active is None:

@@ -17,6 +17,7 @@ class Candidate:
     ``asked``: it was told to dial and not to hang up since: its own lifecycle keeps trying.
     ``retry_at``: when it is dialled next, or was dialled last; None if nobody will.
     ``admit_at``: when its open breaker admits again; None if it admits, or an operator holds it.
+    ``doubted_until``: the server's own door is shut elsewhere, and this path has shown no life since; a probe is out.
     ``drain_by``: no standbys are wanted, it is not active any more, and it is hung up then at the latest.
     """
 
@@ -30,6 +31,7 @@ class Candidate:
     retry_at: float | None = None
     failure: Failure | None = None
     failed_at: float | None = None
+    doubted_until: float | None = None
     drain_by: float | None = None
     losses: int = 0  #: while it was active, in a row
     lost_at: float | None = None

@@ -21,6 +21,7 @@ __all__ = [
     "next_attempt",
     "next_upgrade",
     "server_down",
+    "trusted",
     "usable",
     "wanted",
 ]
@@ -73,6 +74,11 @@ def elsewhere(ctx: FailoverContext, candidate: Candidate) -> bool:
 def usable(ctx: FailoverContext) -> list[Candidate]:
     """The transports that messages may go over: proven, admitted, reaching the server that knows us, allowed."""
     return [c for c in allowed(ctx) if c.up and c.admitted and not elsewhere(ctx, c)]
+
+
+def trusted(ctx: FailoverContext) -> list[Candidate]:
+    """Of these, the ones that may take over from a lost one: a standby of a server that refuses proves itself first."""
+    return [c for c in usable(ctx) if c.doubted_until is None]
 
 
 def wanted(ctx: FailoverContext) -> list[str]:

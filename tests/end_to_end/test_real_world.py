@@ -86,6 +86,39 @@ async def test_a_killed_server_that_comes_back_runs_nothing_twice_and_every_send
     assert max(executions(log).values()) == 1
 
 
+async def test_while_a_server_restarts_nobody_moves_to_its_folder_and_what_was_sent_meanwhile_is_answered(
+    directory: Path,
+) -> None:
+    folder, log = directory / "pipe", directory / "log.jsonl"
+    with server_process(folder, log) as (process, port):
+        async with devpipe.connect(f"http://127.0.0.1:{port}", folder=folder) as pipe:
+            went: list[str] = []
+            pipe.on("transport_switched", lambda event: went.append(event.to))  # type: ignore[attr-defined]
+            with anyio.fail_after(60):
+                while not all(transport.ready for transport in pipe.transports):
+                    await anyio.lowlevel.checkpoint()
+                answers: list[object] = []
+
+                async def ask(n: int) -> None:
+                    answers.append((await pipe.send("echo", n, timeout=50)).payload)
+
+                process.kill()
+                process.wait()
+                while pipe.active is not None or not went:  # the socket, then HTTP
+                    await anyio.lowlevel.checkpoint()
+                assert went == ["http"]
+                async with anyio.create_task_group() as tasks:
+                    for n in range(50):
+                        tasks.start_soon(ask, n)
+                    await anyio.lowlevel.checkpoint()
+                    assert pipe.active is None
+                    with server_process(folder, log, port=port):
+                        while len(answers) < 50:
+                            await anyio.lowlevel.checkpoint()
+    assert sorted(map(str, answers)) == sorted(map(str, range(50)))
+    assert max(executions(log).values()) == 1
+
+
 async def test_losing_the_active_transport_is_not_noticed_by_the_callers() -> None:
     async with serving() as world, open_pipe(world, "websocket", "http") as pipe:
         answers: list[object] = []

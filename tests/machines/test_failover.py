@@ -8,7 +8,7 @@ import pytest
 
 from devpipe.machines.charts.base import IllegalTransition
 from devpipe.machines.config import FailoverConfig
-from devpipe.machines.effects import Activate, Dial, HangUp, HoldDials, Retire
+from devpipe.machines.effects import Activate, Dial, Doubt, HangUp, HoldDials, Retire
 from devpipe.machines.errors import ConfigurationError, FailureKind
 from devpipe.machines.events import (
     Event,
@@ -19,8 +19,9 @@ from devpipe.machines.events import (
     TransportRecovered,
     TransportSwitched,
 )
-from devpipe.machines.failover import Failover, FailoverState
+from devpipe.machines.failover import DOUBT, Failover, FailoverState
 from devpipe.machines.inputs import (
+    Alive,
     Close,
     Drained,
     FailoverInput,
@@ -665,3 +666,55 @@ def test_a_snapshot_is_plain_data_and_brings_everything_back() -> None:
     assert "scores" in failover.why()
     feed(failover, down("folder"))
     assert "down (reset)" in failover.why()
+
+
+def refused_on_two_paths() -> Failover:
+    """The socket broke, HTTP took over, and where both led nobody listens any more; the folder still seems to be up."""
+    failover = feed(active(), down("websocket"), now=10.0)
+    assert failover.active == "http"
+    clear(failover)
+    return feed(failover, down("http", REFUSED), now=10.1)
+
+
+def test_a_server_that_refuses_where_it_was_reached_is_looked_for_elsewhere_before_anybody_moves_there() -> (
+    None
+):
+    failover = refused_on_two_paths()
+    assert (failover.active, failover.state) == (None, FailoverState.FAILING_OVER)
+    assert Doubt(transport="folder") in failover.drain_effects()
+    assert failover.will_try_before(11.0), "calls wait for the verdict"
+    feed(failover, Alive(transport="folder"), now=10.2)
+    assert failover.active == "folder", "the server lives: only its door is shut"
+
+
+def test_a_restart_moves_nobody_to_a_path_that_is_dead() -> None:
+    failover = refused_on_two_paths()
+    feed(failover, down("folder"), now=12.1)
+    assert failover.state is FailoverState.EXHAUSTED
+    feed(failover, up("websocket", "T"), now=13.0)
+    assert (failover.active, failover.server) == ("websocket", "T")
+    assert [e.to for e in failover.drain_events() if isinstance(e, TransportSwitched)] == ["websocket"]
+
+
+def test_a_doubt_ends_by_itself() -> None:
+    failover = refused_on_two_paths()
+    assert failover.next_deadline() == 10.1 + DOUBT
+    failover.handle_deadline(now=10.1 + DOUBT)
+    assert failover.active == "folder"
+
+
+def test_a_doubted_path_that_is_proven_anew_is_trusted() -> None:
+    assert feed(refused_on_two_paths(), up("folder"), now=10.2).active == "folder"
+
+
+def test_only_a_door_through_which_our_server_was_reached_says_something_of_it() -> None:
+    failover = feed(make(), Open(), up("http"), up("folder"), down("websocket", REFUSED))
+    assert not [e for e in failover.drain_effects() if isinstance(e, Doubt)], "it was never reached there"
+    failover = feed(active(), down("http"), now=10.0)
+    assert not [e for e in failover.drain_effects() if isinstance(e, Doubt)], "a reset is no refusal"
+    feed(failover, down("http", REFUSED), down("http", REFUSED), now=10.5)
+    assert [e for e in failover.drain_effects() if isinstance(e, Doubt)] == [
+        Doubt(transport="websocket"),
+        Doubt(transport="folder"),
+    ], "each is probed once"
+    assert failover.active == "websocket", "who carries messages goes on"

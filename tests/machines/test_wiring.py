@@ -8,10 +8,11 @@ from devpipe.machines.breaker import BreakerState, CircuitBreaker
 from devpipe.machines.decisions.blame import MAX_SUSPECTS, PATIENCE, Blame
 from devpipe.machines.decisions.health import HealthStatus, Vitals
 from devpipe.machines.decisions.readings import Reading
-from devpipe.machines.effects import Dial, HangUp, HoldDials
+from devpipe.machines.effects import Dial, Doubt, HangUp, HoldDials
 from devpipe.machines.errors import FailureKind
-from devpipe.machines.events import BreakerChanged, Connected, Disconnected, Doubted, Event
+from devpipe.machines.events import BreakerChanged, Connected, Disconnected, Doubted, Event, HealthChecked
 from devpipe.machines.inputs import (
+    Alive,
     Assess,
     Connect,
     Disconnect,
@@ -76,6 +77,14 @@ def test_the_failover_and_an_open_breaker_tell_the_lifecycle_when_to_dial() -> N
     assert told(LIFECYCLE, HangUp(transport="http")) == [Disconnect()]
     assert told(LIFECYCLE, HoldDials(until=9.0)) == [Hold(until=9.0)]
     assert told(LIFECYCLE, OPENED) == [Hold(until=3.0)]
+
+
+def test_a_doubted_path_is_probed_at_once_and_only_an_answer_ends_the_doubt() -> None:
+    assert told(LIFECYCLE, Doubt(transport="http")) == [Suspect()]
+    assert told(FAILOVER, HealthChecked(transport="http", success=True, latency=0.1)) == [
+        Alive(transport="http")
+    ]
+    assert told(FAILOVER, HealthChecked(transport="http", success=False, latency=0.0)) == []
 
 
 def test_a_loss_is_a_failure_of_the_path_and_a_failed_dial_or_a_refused_token_is_none() -> None:
