@@ -19,16 +19,23 @@ __all__ = ["checked_address", "checked_transports", "environment_token", "load_s
 
 log = logging.getLogger("devpipe.cli")
 
+#: A file with a token is no larger: a wrong name leads to a device or a dump (bytes).
+MAX_TOKEN = 64 * 1024
+
 
 def read_token(file: Path | None) -> str | None:
     """The token in a file, None without one. What stands there may be a secret, and is not shown."""
     if file is None:
         return None
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open("rb") as opened:
+            data = opened.read(MAX_TOKEN + 1)
+        text = data.decode("utf-8")
     except (OSError, ValueError) as error:  # ValueError: no UTF-8
         why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise click.UsageError(f"the token in {str(file)!r} cannot be read: {why}") from None
+    if len(data) > MAX_TOKEN:
+        raise click.UsageError(f"the token in {str(file)!r} is larger than {MAX_TOKEN:,} bytes")
     return checked_token(text.strip(), name=f"the token in {str(file)!r}")
 
 

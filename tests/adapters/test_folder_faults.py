@@ -229,6 +229,27 @@ async def test_so_much_and_no_more_is_kept_for_a_disk_that_is_full(
     assert caplog.text.count("is given up") == 2
 
 
+async def test_a_deadline_that_a_full_disk_has_eaten_up_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pipe"
+    real = Directory.write
+
+    def write(directory: Directory, name: str, data: bytes, **options: Any) -> None:
+        if b"large" in data:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(directory, name, data, **options)
+
+    monkeypatch.setattr(Directory, "write", write)
+    settings = {**QUICK, "lifecycle.backoff_initial": 5.0}
+    async with quick_server(folder), devpipe.connect(folder=folder, settings=settings) as pipe:
+        with pytest.raises(devpipe.DeadlineExceeded) as caught:
+            await pipe.send("echo", "large", timeout=0.3)
+        assert caught.value.outcome is devpipe.Outcome.NEVER_SENT
+        reason = "the request cannot be written: the disk is full: free some space (ENOSPC)"
+        assert str(caught.value).endswith(f"within 0.3 s; it waits to be sent again: {reason}")
+
+
 async def test_an_answer_that_cannot_be_removed_is_one_and_is_heard_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
