@@ -384,6 +384,7 @@ class Transport:
         self.last_failure = failure
         now = self.clock.now()
         for call in self.owner.calls.on_route(self.type):
+            host.take_back(call)
             self.give_back(call, failure, now=now, count=False)
 
     def give_back(self, call: Call, failure: Failure, *, now: float, count: bool) -> None:

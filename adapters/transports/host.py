@@ -151,6 +151,10 @@ class Host:
             return None
         return call.id
 
+    def take_back(self, call: Call) -> None:
+        """The link is lost: a request that nobody has taken from the folder was never sent."""
+        self._link.withdraw(call)
+
     def lost(self) -> None:
         """The link is gone: nobody waits for an echo any more."""
         echoes, self._echoes = self._echoes, {}
