@@ -28,6 +28,9 @@ __all__ = [
 
 log = logging.getLogger("devpipe.cli")
 
+#: A file with a token is no larger: a wrong name leads to a device or a dump (bytes).
+MAX_TOKEN = 64 * 1024
+
 
 class Number(click.FloatRange):
     """A number in a range. That of click lets NaN pass every bound, and infinity where there is none."""
@@ -46,10 +49,14 @@ def read_token(file: Path | None) -> str | None:
     if file is None:
         return None
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open("rb") as opened:
+            data = opened.read(MAX_TOKEN + 1)
+        text = data.decode("utf-8")
     except (OSError, ValueError) as error:  # ValueError: no UTF-8
         why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise click.UsageError(f"the token in {str(file)!r} cannot be read: {why}") from None
+    if len(data) > MAX_TOKEN:
+        raise click.UsageError(f"the token in {str(file)!r} is larger than {MAX_TOKEN:,} bytes")
     return checked_token(text.strip(), name=f"the token in {str(file)!r}")
 
 

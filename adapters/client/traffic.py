@@ -266,10 +266,12 @@ class Traffic:
             reason=f"{body.code}: {body.message}",
             retry_after=body.retryAfter,
         )
+        call.failure = failure
         self._delay(call, self._clock.now() + self._pause(call, failure))
 
     def _send_again(self, call: Call, failure: Failure, transport: Transport, *, now: float) -> None:
         """The first time it goes another way at once, if there is one; else, and later, it waits."""
+        call.failure = failure
         if call.attempts > 1 or (transport.ready and len(self._routes.usable()) <= 1):
             # in the second case the path stands, this message alone failed on it: not again in the same instant
             self._delay(call, now + self._pause(call, failure))
@@ -351,9 +353,13 @@ class Traffic:
     def next_deadline(self) -> float | None:
         return self._next_sweep
 
-    def _why_not_now(self) -> str:
+    def _why_not_now(self, call: Call, route: str | None) -> str:
         if self._routes.usable():
-            return ""
+            return (
+                f"; it waits to be sent again: {call.failure.reason}"
+                if route is None and call.failure
+                else ""
+            )
         return "; no transport is usable: " + "; ".join(str(e) for e in self._routes.errors().values())
 
     def handle_deadline(self, *, now: float) -> None:
@@ -361,7 +367,8 @@ class Traffic:
         for call in self.calls.handle_deadline(now=now):
             self._parked.pop(call.id, None)
             known = call.known
-            transport = self._routes.transports.get(call.route) if call.route is not None else None
+            route = call.route
+            transport = self._routes.transports.get(route) if route is not None else None
             if transport is not None:
                 transport.timed_out(call, now=now)
                 known = call.known
@@ -369,7 +376,7 @@ class Traffic:
                 call.owner.set_exception(
                     DeadlineExceeded(
                         f"no reply to {call.type!r} ({call.id}) within {call.deadline - call.started:g} s"
-                        f"{self._why_not_now()}",
+                        f"{self._why_not_now(call, route)}",
                         outcome=known,
                         message_id=call.id,
                     )

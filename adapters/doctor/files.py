@@ -13,9 +13,10 @@ from anyio.to_thread import run_sync
 
 from devpipe.adapters.doctor.report import Finding, Status
 from devpipe.adapters.doctor.steps import Steps, words_of
-from devpipe.adapters.ports.folder import NotAFile, draft_name, open_directory
+from devpipe.adapters.ports.folder import draft_name, open_directory
 from devpipe.machines.config import PipeConfig
 from devpipe.machines.protocols.folder import BEAT, Beat, read_beat
+from devpipe.machines.protocols.folder_steps import NotAFile
 
 __all__ = ["FOLDER_CHECKS", "look_inside", "whose"]
 

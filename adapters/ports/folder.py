@@ -23,6 +23,7 @@ from devpipe.machines.protocols.folder_steps import (
     Linked,
     Look,
     Move,
+    NotAFile,
     Place,
     Program,
     Read,
@@ -32,7 +33,7 @@ from devpipe.machines.protocols.folder_steps import (
     Write,
 )
 
-__all__ = ["Folder", "Directory", "NotAFile", "draft_name", "open_directory"]
+__all__ = ["Folder", "Directory", "draft_name", "open_directory", "why"]
 
 R = TypeVar("R")
 
@@ -41,10 +42,8 @@ _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 #: File systems that cannot make hard links say so with one of these.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
-
-
-class NotAFile(OSError):
-    """The entry is a link, a pipe, a directory, a file with two names, or too large: it was not opened for reading."""
+#: What opening a symbolic link, or a socket, says.
+_NO_FILE = frozenset({errno.ELOOP, errno.ENXIO})
 
 
 class Directory:
@@ -64,7 +63,12 @@ class Directory:
 
     def read(self, name: str, limit: int) -> bytes:
         """The whole file. Raises ``NotAFile`` for what is none of ours, ``OSError`` for what cannot be read."""
-        fd = os.open(name, os.O_RDONLY | _NOFOLLOW | _NONBLOCK, dir_fd=self._fd)
+        try:
+            fd = os.open(name, os.O_RDONLY | _NOFOLLOW | _NONBLOCK, dir_fd=self._fd)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise NotAFile(errno.EINVAL, "no plain file of its own", name) from error
+            raise
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
@@ -129,6 +133,14 @@ class Directory:
             return False
         return True
 
+    def exists(self, name: str) -> bool:
+        """There is something of this name, of whatever kind."""
+        try:
+            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
     def modified(self, name: str) -> float | None:
         """When it was written last, on the wall clock of whoever keeps the files; None if it is gone or no file."""
         try:
@@ -151,6 +163,15 @@ class Directory:
     def removed(self) -> bool:
         """Somebody has removed it: nothing can be put into it any more."""
         return os.fstat(self._fd).st_nlink == 0
+
+    @property
+    def in_place(self) -> bool:
+        """Its path still leads to it: nobody has removed it, moved it, or put something else over it."""
+        try:
+            there = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return os.path.samestat(there, self.status())
 
     def sub(self, name: str, *, make: bool) -> Directory:
         """A directory in it; made with mode 0700 where that is wanted. Raises ``OSError`` if it is a link."""
@@ -236,7 +257,10 @@ def open_directory(path: Path, *, make: bool, allow_shared: bool) -> Directory:
     whoever may write can forge requests and replies. Raises ``OSError`` if it cannot be opened or made.
     """
     if make:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileExistsError:
+            pass  # no directory: opening it says what is wrong
     directory = Directory(path, os.open(path, os.O_RDONLY | _DIRECTORY))
     if sys.platform != "win32" and not allow_shared:
         status = directory.status()
@@ -252,6 +276,13 @@ def open_directory(path: Path, *, make: bool, allow_shared: bool) -> Directory:
                 "or set folder_options.allow_shared"
             )
     return directory
+
+
+def why(error: OSError) -> str:
+    """What the system says, and of which entry."""
+    reason = error.strerror or str(error)
+    name = error.filename2 or error.filename
+    return f"{reason}: {os.fspath(name)[-80:]!r}" if isinstance(name, (str, Path)) else reason
 
 
 def draft_name() -> str:

@@ -33,6 +33,14 @@ _REMEDIES = {
 }
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Its thread may look once more when it has just been stopped, and then says, as an error, that it was."""
+    return "called when the thread is inactive" not in record.getMessage()
+
+
+logging.getLogger("watchdog.observers.inotify").addFilter(_is_news)
+
+
 class Watcher:
     """Calls ``wake`` in the event loop when a file appears in ``path``; ``blind`` says why it cannot.
 

@@ -12,20 +12,24 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskStatus
 
-from devpipe.adapters.ports.folder import Directory, draft_name, open_directory
+from devpipe.adapters.ports.folder import Directory, draft_name, why
 from devpipe.adapters.ports.watcher import Watcher
+from devpipe.adapters.server.folder_clients import Unsent
+from devpipe.adapters.server.folder_life import Trouble, live, open_root, was_damaged
 from devpipe.machines.config import FolderConfig
-from devpipe.machines.errors import ConfigurationError
 from devpipe.machines.message import Position
 from devpipe.machines.protocols.dialect import file_response, is_whole
 from devpipe.machines.protocols.folder import (
+    is_flat_draft,
     is_orphan,
     request_id,
     response_name,
     scan_requests,
 )
+from devpipe.machines.protocols.folder_steps import NotAFile
 
 if TYPE_CHECKING:
     from devpipe.adapters.server.server import Server
@@ -39,6 +43,8 @@ ENVELOPE_ROOM = 4096
 PATIENCE = 10.0
 #: Old claims are looked for this often (seconds).
 SWEEP_EVERY = 60.0
+#: After so many bytes of requests the other tasks have their turn.
+TURN_BYTES = 1024 * 1024
 
 
 class FlatFolderServer:
@@ -51,71 +57,87 @@ class FlatFolderServer:
         self._wake = anyio.Event()
         self._known: set[str] = set()  #: names of the last listing that need no further look
         self._half: dict[str, float] = {}  #: of the others, since when they are there and are not whole
+        self._failing: set[str] = set()  #: of these, those that cannot be taken now
+        self._unsent = Unsent()
+        self._looking = Trouble("the folder cannot be looked at")
+        self._listing = Trouble("the requests cannot be listed")
+        self._sweeping = Trouble("not everything in the folder can be swept")
         self._sweep_at = 0.0
         self.refused = 0  #: entries that were no requests, or came too late, and were left alone
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
-        """Serve until cancelled. Raises ``ConfigurationError`` if the folder cannot be served."""
-        config = self._config
-        opened: list[Directory] = []
+        """Serve until cancelled. Raises ``ConfigurationError`` if the folder cannot be served at first."""
+        await live(self._path, begin=self._begin, serve=self._serve_while_it_is_ours, task_status=task_status)
+
+    async def _begin(self, opened: list[Directory], anew: bool) -> None:
+        if not anew:
+            self._path = self._path.absolute()  # a program may change its directory
+        self._root = open_root(self._path, anew=anew, allow_shared=self._config.allow_shared)
+        opened.append(self._root)
+        self._tmp = self._root.sub(self._config.tmp, make=True)
+        opened.append(self._tmp)
+        self._claims = self._root.sub(self._config.claims, make=True)
+        opened.append(self._claims)
+        self._opened = opened
+        await anyio.lowlevel.checkpoint()
+
+    async def _serve_while_it_is_ours(self) -> str:
+        watcher = Watcher(self._root.path, self._stir)
+        if not self._config.polling:
+            watcher.start()
         try:
-            try:
-                self._root = open_directory(self._path, make=True, allow_shared=config.allow_shared)
-                opened.append(self._root)
-                self._tmp = self._root.sub(config.tmp, make=True)
-                opened.append(self._tmp)
-                self._claims = self._root.sub(config.claims, make=True)
-                opened.append(self._claims)
-            except OSError as error:
-                raise ConfigurationError(
-                    f"the folder {str(self._path)!r} cannot be served: {error.strerror or error}"
-                ) from error
-            watcher = Watcher(self._root.path, self._stir)
-            if not config.polling:
-                watcher.start()
-            try:
-                task_status.started()
-                await self._serve()
-            finally:
-                watcher.stop()
+            return await self._serve()
         finally:
-            for directory in opened:
-                directory.close()
+            watcher.stop()
 
     def _stir(self) -> None:
         self._wake.set()
 
-    async def _serve(self) -> None:
+    async def _serve(self) -> str:
+        """Until the folder is not ours any more; returns why."""
         while True:
             now = self._server.clock.now()
+            try:
+                damage = was_damaged(self._opened)
+                if damage:
+                    return damage
+                self._looking.is_now("")
+            except OSError as error:
+                self._looking.is_now(why(error))
             if now >= self._sweep_at:
                 self._sweep_at = now + SWEEP_EVERY
                 self._sweep()
-            self._take_all(now)
-            self._wake = anyio.Event()
+            self._unsent.try_again()
+            self._wake = anyio.Event()  # before the look: what comes during it is news
+            await self._take_all(now)
             with anyio.move_on_after(self._config.rescan_interval):
                 await self._wake.wait()
 
-    def _take_all(self, now: float) -> None:
+    async def _take_all(self, now: float) -> None:
         try:
             names = set(self._root.names())
             claimed = set(self._claims.names())
         except OSError as error:
-            log.warning("the requests cannot be listed: %s", error.strerror or error)
+            self._listing.is_now(why(error))
             return
+        self._listing.is_now("")
         self._known &= names
+        self._failing &= names
         self._half = {name: since for name, since in self._half.items() if name in names}
         # the old ones are left out before the scan counts: they never make room by themselves
         new = [name for name in names - self._known - claimed if name.startswith("request_")]
-        old = 0
+        old = taken = 0
         for name in scan_requests(new).names:
+            if taken > TURN_BYTES:
+                taken = 0
+                await anyio.lowlevel.checkpoint()
             if response_name(name[len("request_") : -len(".json")]) in names:
                 self._known.add(name)  # answered before our time
             elif self._is_old(name):
                 self._known.add(name)
                 old += 1
             else:
-                self._look(name, now)
+                taken += self._look(name, now)
         if old:  # one line: they may be years of requests that nobody removes
             self.refused += old
             log.warning("%d requests in the folder are too old: nobody waits for them", old)
@@ -130,23 +152,30 @@ class FlatFolderServer:
             return False  # reading it says what is wrong with it
         return modified is not None and self._server.clock.wall() - modified > self._config.request_max_age
 
-    def _look(self, name: str, now: float) -> None:
+    def _look(self, name: str, now: float) -> int:
+        """Returns how many bytes it read."""
         id = name[len("request_") : -len(".json")]
         try:
             data = self._root.read(name, self._server.config.max_message_bytes + ENVELOPE_ROOM)
             if not is_whole(data) and now - self._half.setdefault(name, now) < PATIENCE:
-                return  # its writer is at it: the next look will tell
+                return len(data)  # its writer is at it: the next look will tell
             self._claims.write(name, b"", durability=self._config.durability)
         except FileNotFoundError:
-            return  # taken back while we looked
+            return 0  # taken back while we looked
         except FileExistsError:
             self._known.add(name)  # another process has it
-            return
-        except OSError as error:
+            return 0
+        except NotAFile as error:
             self._leave(name, error.strerror or str(error))
-            return
+            return 0
+        except OSError as error:  # a full disk, one that fails, or no more files: it may pass
+            if name not in self._failing:
+                self._failing.add(name)
+                log.warning("%r in the folder cannot be taken now: %s", name[:80], why(error))
+            return 0
         self._known.add(name)
         self._server.receive(data, _Exchange(self, id, self._config.max_message_bytes))
+        return len(data)
 
     def _leave(self, name: str, why: str) -> None:
         self._known.add(name)
@@ -161,17 +190,29 @@ class FlatFolderServer:
             modified = directory.modified(name)
             return modified is not None and is_orphan(modified=modified, now=wall, age=age)
 
+        stuck = ""
         try:
-            for name in self._tmp.names():
-                if old(self._tmp, name):
-                    self._tmp.remove(name)
-            for name in self._claims.names():
-                id = request_id(name)
-                if id is not None and old(self._claims, name):
-                    self._remove_response(response_name(id))
-                    self._claims.remove(name)
+            drafts = [(self._tmp, name) for name in self._tmp.names()]
+            # those of a client of ours that was killed while it wrote
+            drafts += [(self._root, name) for name in self._root.names() if is_flat_draft(name)]
+            claims = [name for name in self._claims.names() if request_id(name) is not None]
         except OSError as error:
-            log.warning("old responses cannot be removed: %s", error.strerror or error)
+            self._sweeping.is_now(why(error))
+            return
+        for directory, name in drafts:
+            try:
+                if old(directory, name):
+                    directory.remove(name)
+            except OSError as error:  # it keeps no other in its place
+                stuck = why(error)
+        for name in claims:
+            try:
+                if old(self._claims, name):
+                    self._remove_response(response_name(name[len("request_") : -len(".json")]))
+                    self._claims.remove(name)
+            except OSError as error:  # the same
+                stuck = why(error)
+        self._sweeping.is_now(stuck)
 
     def _remove_response(self, name: str) -> None:
         """What cannot be removed, one that is no file, keeps no other in its place."""
@@ -180,21 +221,23 @@ class FlatFolderServer:
         except OSError as error:
             log.warning("%r cannot be removed: %s", name[:80], error.strerror or error)
 
-    def answer(self, id: str, data: bytes) -> None:
-        """Put a response where its client looks for it: whole when its name appears."""
+    def answer(self, exchange: _Exchange, id: str, data: bytes) -> None:
+        """Put a response where its client looks for it."""
+        self._unsent.put(exchange, response_name(id), file_response(data, id=id))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Whole when its name appears. Raises ``OSError``."""
         draft = draft_name()
         durability = self._config.durability
+        self._tmp.write(draft, data, durability=durability)
         try:
-            self._tmp.write(draft, file_response(data, id=id), durability=durability)
-            try:
-                self._tmp.move_to(draft, self._root, response_name(id))
-            except BaseException:
-                self._tmp.remove(draft)
+            self._tmp.move_to(draft, self._root, name)
+        except OSError:
+            if self._tmp.remove(draft):
                 raise
-            if durability == "full":
-                self._root.sync()
-        except OSError as error:
-            log.warning("%s cannot be written: %s", response_name(id), error.strerror or error)
+            # it has gone where it should: the answer was lost
+        if durability == "full":
+            self._root.sync()
 
     def forget(self, exchange: _Exchange) -> None:
         """This request is answered, or never will be."""
@@ -210,6 +253,10 @@ class _Exchange:
         self.max_message_bytes = limit
         self._folder = folder
         self._id = id
+        self.client = id
+
+    def write(self, name: str, data: bytes) -> None:
+        self._folder.write(name, data)
 
     def send(
         self,
@@ -221,7 +268,7 @@ class _Exchange:
         error: str | None = None,
     ) -> None:
         if not accepted and position is None:
-            self._folder.answer(self._id, data)
+            self._folder.answer(self, self._id, data)
             self._folder.forget(self)
 
     def close(self, code: int, error: str) -> None:

@@ -1,8 +1,9 @@
 """The server's side of the shared folder: a request is claimed, recorded, executed, answered, and only then removed.
 
 One server serves a folder: while the beat of another moves, ``run`` refuses, since a client would be sent from one to
-the other. Should there be two for a moment all the same, each request is claimed by one of them. What a killed server had
-claimed is never run again: its clients learn from the changed identity that it may have run.
+the other. Should there be two for a moment all the same, each request is claimed by one of them, and whoever finds the
+other's beat in the place of its own gives way, until that one is gone. A folder that is removed, or replaced, is served
+anew. What a killed server had claimed is never run again: its clients learn from the changed identity that it may have run.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskStatus
 
-from devpipe.adapters.ports.folder import Directory, Folder, NotAFile, draft_name, open_directory
+from devpipe.adapters.ports.folder import Directory, Folder, draft_name, why
 from devpipe.adapters.ports.watcher import Watcher
+from devpipe.adapters.server.folder_clients import ClientPath, Unsent
+from devpipe.adapters.server.folder_life import Trouble, live, open_root, was_damaged
 from devpipe.machines.config import FolderConfig
 from devpipe.machines.errors import ConfigurationError
-from devpipe.machines.message import Position
 from devpipe.machines.protocols.envelope import valid_id
 from devpipe.machines.protocols.folder import (
     BEAT,
@@ -29,14 +31,11 @@ from devpipe.machines.protocols.folder import (
     client_of,
     is_fresh,
     is_orphan,
-    push_name,
     read_beat,
     request_id,
-    request_name,
-    response_name,
     scan_requests,
 )
-from devpipe.machines.protocols.folder_steps import Place, give, sweep, take
+from devpipe.machines.protocols.folder_steps import NotAFile, Place, claim, fetch, give, sweep
 
 if TYPE_CHECKING:
     from devpipe.adapters.server.server import Server
@@ -46,6 +45,8 @@ __all__ = ["FolderServer"]
 log = logging.getLogger("devpipe.server.folder")
 
 ENVELOPE_ROOM = 4096
+#: After so many bytes of requests the other tasks have their turn: the beat must not wait for a folder full of large ones.
+TURN_BYTES = 1024 * 1024
 #: Clients that are kept in mind; the one that was silent longest makes room.
 MAX_CLIENTS = 10_000
 #: A beat of another server that has not moved for so long (seconds) is that of a dead one ...
@@ -58,55 +59,61 @@ class FolderServer:
     """Serves ``root`` for ``server``; ``run`` is its life."""
 
     def __init__(self, server: Server, root: FilePath, *, config: FolderConfig) -> None:
+        self.config = config
+        self.unsent = Unsent()
+        self.refused = 0  #: entries that were no requests, and were left alone
         self._server = server
         self._path = root
-        self._config = config
         self._wake = anyio.Event()
-        self._clients: dict[str, _ClientPath] = {}
+        self._clients: dict[str, ClientPath] = {}
+        self._claimed: set[str] = set()  #: ours, and not read yet
+        self._later: dict[str, float] = {}  #: what could not be taken, and when it is tried again
         self._strange: set[str] = set()
-        self.refused = 0  #: entries that were no requests, and were left alone
+        self._listing = Trouble("the requests cannot be listed")
+        self._sweeping = Trouble("not everything in the folder can be swept")
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Serve until cancelled.
 
-        Raises ``ConfigurationError`` if the folder cannot be served, or if another server does.
+        Raises ``ConfigurationError`` if the folder cannot be served at first, or if another server does. Later it is served
+        again as soon as that can be.
         """
-        opened: list[Directory] = []
-        try:
-            try:
-                self._open(opened)
-                await self._see_that_we_are_alone()
-                self._beat(0)
-            except OSError as error:
-                raise ConfigurationError(
-                    f"the folder {str(self._path)!r} cannot be served: {error.strerror or error}"
-                ) from error
-            watcher = Watcher(self._requests.path, self._stir)
-            if not self._config.polling:
-                watcher.start()
-            try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._beats)
-                    tasks.start_soon(self._sweeps)
-                    task_status.started()
-                    await self._serve()
-            finally:
-                watcher.stop()
-                self._say_goodbye()
-        finally:
-            for directory in opened:
-                directory.close()
+        await live(self._path, begin=self._begin, serve=self._serve_while_it_is_ours, task_status=task_status)
 
-    def _open(self, opened: list[Directory]) -> None:
-        root = open_directory(self._path, make=True, allow_shared=self._config.allow_shared)
+    async def _begin(self, opened: list[Directory], anew: bool) -> None:
+        if not anew:
+            self._path = self._path.absolute()  # a program may change its directory
+        self._open(opened, anew=anew)
+        await self._see_that_we_are_alone()
+        self._beat(0)
+
+    async def _serve_while_it_is_ours(self) -> str:
+        watcher = Watcher(self._requests.path, self._stir)
+        if not self.config.polling:
+            watcher.start()
+        lost = ""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._sweeps)
+                tasks.start_soon(self._serve)
+                lost = await self._beats()
+                tasks.cancel_scope.cancel()
+            return lost
+        finally:
+            watcher.stop()
+            self._say_goodbye()
+
+    def _open(self, opened: list[Directory], *, anew: bool) -> None:
+        root = open_root(self._path, anew=anew, allow_shared=self.config.allow_shared)
         opened.append(root)
         self._root = root
         subs: list[Directory] = []
-        config = self._config
+        config = self.config
         for name in (config.requests, config.clients, config.tmp, config.claims):
             subs.append(root.sub(name, make=True))
             opened.append(subs[-1])
         self._requests, self.clients, self.tmp, self.claims = subs
+        self._opened = opened
         self._places = {
             Place.ROOT: root,
             Place.REQUESTS: self._requests,
@@ -167,7 +174,7 @@ class FolderServer:
     def at_home(self, home: Directory) -> Folder:
         """Carries out what concerns the folder of one client."""
         return Folder(
-            {**self._places, Place.HOME: home}, now=self.files_now, durability=self._config.durability
+            {**self._places, Place.HOME: home}, now=self.files_now, durability=self.config.durability
         )
 
     def _stir(self) -> None:
@@ -175,106 +182,163 @@ class FolderServer:
 
     async def _serve(self) -> None:
         while True:
-            self._take_all()
-            self._wake = anyio.Event()
-            with anyio.move_on_after(self._config.rescan_interval):
+            self._wake = anyio.Event()  # before the look: what comes during it is news
+            await self._take_all()
+            with anyio.move_on_after(self.config.rescan_interval):
                 await self._wake.wait()
 
-    async def _beats(self) -> None:
+    async def _beats(self) -> str:
+        """Say that we are here, until it is not our folder any more; returns why."""
+        beating = Trouble("the beat cannot be written")
         count = 0
         while True:
             count += 1
             try:
+                lost = self._why_not_ours()
+                if lost:
+                    return lost
                 self._beat(count)
+                beating.is_now("")
             except OSError as error:  # a full disk passes: clients see no beat until then
-                log.warning("the beat cannot be written: %s", error.strerror or error)
+                beating.is_now(error.strerror or str(error))
+            self.unsent.try_again()
             await anyio.sleep(BEAT)
+
+    def _why_not_ours(self) -> str:
+        damage = was_damaged(self._opened)
+        if damage:
+            return damage
+        beat = self._read_beat()
+        if beat is not None and beat.server != self._server.identity:
+            self.unsent.clear()  # it has the clients, too
+            return f"another server, {beat.server}, serves {str(self._path)!r}"
+        return ""
 
     def _beat(self, count: int) -> None:
         self._files.run(
             give(draft_name(), beat_data(self._server.identity, count), Place.ROOT, "server.json")
         )
 
-    def _take_all(self) -> None:
+    async def _take_all(self) -> None:
         try:
             names = self._requests.names()
         except OSError as error:
-            log.warning("the requests cannot be listed: %s", error.strerror or error)
+            self._listing.is_now(error.strerror or str(error))
             return
+        self._listing.is_now("")
         scan = scan_requests(names)
         strange: set[str] = set(names).difference(scan.names) if scan.strange else set()
         for name in strange - self._strange:
             self._refuse(name, "it is no request")
         self._strange = self._strange.intersection(names) | strange
-        for name in scan.names:
+        there = self._claimed.union(names)
+        self._later = {name: at for name, at in self._later.items() if name in there}
+        taken = 0
+        for name in (*self._claimed, *scan.names):
             if name not in self._strange:
-                self._take(name)
+                taken += self._take(name)
+            if taken > TURN_BYTES:
+                taken = 0
+                await anyio.lowlevel.checkpoint()
 
-    def _take(self, name: str) -> None:
+    def _take(self, name: str) -> int:
+        """Returns the number of bytes taken."""
+        now = self._server.clock.now()
         id = request_id(name)
         client = None if id is None else client_of(id)
-        if id is None or client is None:
+        if client is None:
             self._strange.add(name)
             self._refuse(name, "its id names no client")
-            return
+            return 0
+        if self._later.get(name, now) > now:
+            return 0
         try:
-            status = self._requests.modified(name)
-            if status is None:
-                if name in self._requests.names():
-                    self._strange.add(name)
-                    self._refuse(name, "it is no plain file")
-                return
+            if name not in self._claimed and not self._claim(name):
+                return 0
             limit = self._server.config.max_message_bytes + ENVELOPE_ROOM
-            taken = self._files.run(take(name, age=self._config.orphan_age, limit=limit))
-        except OSError as error:
-            self._strange.add(name)
+            taken = self._files.run(fetch(name, age=self.config.orphan_age, limit=limit))
+        except (NotAFile, FileNotFoundError) as error:  # planted, and removed now; or it was swept
+            self._claimed.discard(name)
             self._refuse(name, error.strerror or str(error))
-            return
-        if taken is None:
-            return
+            return 0
+        except OSError as error:  # out of files, or a disk that fails: it may pass
+            if name not in self._later:
+                log.warning("%r in the folder cannot be taken now: %s", name[:80], why(error))
+            self._later[name] = now + self.config.rescan_interval
+            return 0
+        self._claimed.discard(name)
         if taken.data is None:
             log.warning("%r in the folder was too old to be run, and is removed", name[:80])
-            return
-        path = self._clients.pop(client, None) or _ClientPath(self, client, self._config)
+            return 0
+        path = self._clients.pop(client, None) or ClientPath(self, client)
         self._clients[client] = path  # newest last
         if len(self._clients) > MAX_CLIENTS:
-            self._server.drop(self._clients.pop(next(iter(self._clients))))
+            self.forget(next(iter(self._clients)))
         self._server.receive(taken.data, path)
+        return len(taken.data)
 
-    def _refuse(self, name: str, why: str) -> None:
+    def _claim(self, name: str) -> bool:
+        """True if it is ours now."""
+        if self._requests.modified(name) is None:
+            if self._requests.exists(name):
+                self._strange.add(name)
+                self._refuse(name, "it is no plain file")
+            return False
+        if self._files.run(claim(name, place=Place.CLAIMS, new=name)) is None:
+            return False
+        self._claimed.add(name)
+        return True
+
+    def _refuse(self, name: str, reason: str) -> None:
         self.refused += 1
-        log.warning("%r in the folder was left alone: %s", name[:80], why)
+        log.warning("%r in the folder was left alone: %s", name[:80], reason)
 
     async def _sweeps(self) -> None:
         """Remove what is surely old: whoever made it is gone, and nobody waits any more."""
         while True:
+            stuck = await self._sweep(self._files, Place.CLAIMS, self.claims)
+            stuck = await self._sweep(self._files, Place.TMP, self.tmp) or stuck
             try:
-                await self._sweep(self._files, Place.CLAIMS, self.claims)
-                await self._sweep(self._files, Place.TMP, self.tmp)
-                for client in self.clients.names():
-                    if valid_id(client):
-                        await self._sweep_home(client)
+                clients = self.clients.names()
             except OSError as error:  # a disk that fails may come back; until then nothing is lost
-                log.warning("the folder cannot be swept: %s", error.strerror or error)
-            await anyio.sleep(self._config.orphan_age)
+                stuck, clients = why(error), []
+            for client in clients:
+                if valid_id(client):
+                    stuck = await self._sweep_home(client) or stuck
+            self._sweeping.is_now(stuck)
+            await anyio.sleep(self.config.orphan_age)
 
-    async def _sweep(self, files: Folder, place: Place, directory: Directory) -> None:
-        for name in directory.names():
-            files.run(sweep(place, name, age=self._config.orphan_age))
+    async def _sweep(self, files: Folder, place: Place, directory: Directory) -> str:
+        """Returns what could not be swept, and why: it keeps nothing else in its place."""
+        stuck = ""
+        try:
+            names = directory.names()
+        except OSError as error:
+            return why(error)
+        for name in names:
+            try:
+                files.run(sweep(place, name, age=self.config.orphan_age))
+            except OSError as error:
+                stuck = why(error)
             await anyio.lowlevel.checkpoint()  # there may be very many
+        return stuck
 
-    async def _sweep_home(self, client: str) -> None:
+    async def _sweep_home(self, client: str) -> str:
         try:
             home = self.clients.sub(client, make=False)
         except OSError:
-            return  # it has just gone, or is none of ours
+            return ""  # it has just gone, or is none of ours
         with home:
-            written = home.status().st_mtime  # before we change it
-            await self._sweep(self.at_home(home), Place.HOME, home)
-        if is_orphan(modified=written, now=self.files_now(), age=self._config.orphan_age):
-            # a client that still lives notices, and makes it anew
-            self.clients.remove_sub(client)
+            try:
+                written = home.status().st_mtime  # before we change it
+                stuck = await self._sweep(self.at_home(home), Place.HOME, home)
+                if is_orphan(modified=written, now=self.files_now(), age=self.config.orphan_age):
+                    # a client that still lives notices, and makes it anew
+                    self.clients.remove_sub(client)
+            except OSError as error:
+                stuck = why(error)
         await anyio.lowlevel.checkpoint()
+        return stuck
 
     def release(self, name: str) -> None:
         """A request of ours is answered: nobody needs to be kept from it any more."""
@@ -284,51 +348,8 @@ class FolderServer:
             log.warning("the claim %s cannot be removed: %s", name, error.strerror or error)
 
     def forget(self, client: str) -> None:
-        """This client's folder is gone."""
+        """This client's folder is gone, or it was silent for longest."""
         path = self._clients.pop(client, None)
         if path is not None:
+            self.unsent.forget(path)
             self._server.drop(path)
-
-
-class _ClientPath:
-    """The server's end of one client's folder."""
-
-    transport = "folder"
-
-    def __init__(self, folder: FolderServer, client: str, config: FolderConfig) -> None:
-        self.max_message_bytes = config.max_message_bytes
-        self._folder = folder
-        self._client = client
-        self._durability = config.durability
-
-    def send(
-        self,
-        data: bytes,
-        *,
-        reply_to: str | None = None,
-        position: Position | None = None,
-        accepted: bool = False,
-        error: str | None = None,
-    ) -> None:
-        if accepted:
-            return  # nobody counts seconds on files
-        if position is not None:
-            self._put(push_name(position.offset), data)
-        elif reply_to is not None and client_of(reply_to) == self._client:
-            self._put(response_name(reply_to), data)
-            self._folder.release(request_name(reply_to))
-
-    def close(self, code: int, error: str) -> None:
-        # nothing needs to be said: the beat ends with the server; who is not heard any more may begin again
-        self._folder.forget(self._client)
-
-    def _put(self, name: str, data: bytes) -> None:
-        try:
-            with self._folder.clients.sub(self._client, make=False) as home:
-                self._folder.at_home(home).run(give(draft_name(), data, Place.HOME, name))
-                if self._durability == "full":
-                    home.sync()
-        except FileNotFoundError:
-            self._folder.forget(self._client)  # the client has removed its folder: it wants nothing more
-        except OSError as error:
-            log.warning("%s for %s cannot be written: %s", name, self._client, error.strerror or error)

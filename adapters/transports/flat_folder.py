@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 
 from devpipe.adapters.ports.clock import Clock
-from devpipe.adapters.ports.folder import Directory, NotAFile, draft_name, open_directory
+from devpipe.adapters.ports.folder import Directory, draft_name, open_directory
 from devpipe.adapters.transports.folder_terms import (
     ENVELOPE_ROOM,
     capabilities,
@@ -28,7 +28,8 @@ from devpipe.machines.errors import ConfigurationError, FailureKind, QueueFull
 from devpipe.machines.inputs import Failure
 from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.dialect import peer_response
-from devpipe.machines.protocols.folder import request_name, response_id
+from devpipe.machines.protocols.folder import flat_draft, request_name, response_id
+from devpipe.machines.protocols.folder_steps import NotAFile
 
 __all__ = ["FlatFolderLink"]
 
@@ -131,18 +132,18 @@ class FlatFolderLink:
     def _write_all(self, host: LinkHost, root: Directory) -> None:
         while self._outbox:
             call = self._outbox.popleft()
-            draft = f"{draft_name()}.tmp"
+            draft = flat_draft(draft_name())
             try:
                 root.write(draft, call.data, durability=self._config.durability)
                 call.handed_over = True
                 self._out[call.id] = call
                 try:
                     root.move_to(draft, root, request_name(call.id))
-                except BaseException:
-                    call.handed_over = False
-                    del self._out[call.id]
-                    root.remove(draft)
-                    raise
+                except OSError:
+                    if root.remove(draft):  # else it is out: the answer was lost
+                        call.handed_over = False
+                        del self._out[call.id]
+                        raise
                 if self._config.durability == "full":
                     root.sync()
             except FileNotFoundError as error:
@@ -179,9 +180,7 @@ class FlatFolderLink:
         except FileNotFoundError:
             return  # somebody tidies up: then there is no reply, and the deadline says so
         except OSError as error:
-            what = (
-                "no plain file" if isinstance(error, NotAFile) or error.errno == errno.ELOOP else str(error)
-            )
+            what = "no plain file" if isinstance(error, NotAFile) else str(error)
             self._unreadable(host, id, f"{name[:80]!r} was not read: {what}")
             return
         reply = peer_response(data, id=id)

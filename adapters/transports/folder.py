@@ -6,7 +6,6 @@ takes the request back by the same atomic claim that a server takes it with. If 
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import anyio
 
 from devpipe.adapters.ports.clock import Clock
-from devpipe.adapters.ports.folder import Directory, Folder, NotAFile, draft_name, open_directory
+from devpipe.adapters.ports.folder import Directory, Folder, draft_name, open_directory
 from devpipe.adapters.ports.watcher import Watcher
 from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.flat_folder import FlatFolderLink
@@ -39,13 +38,15 @@ from devpipe.machines.protocols.folder import (
     request_name,
     scan_client,
 )
-from devpipe.machines.protocols.folder_steps import Place, collect, give, sweep, withdraw
+from devpipe.machines.protocols.folder_steps import NotAFile, Place, collect, give, sweep, withdraw
 
 __all__ = ["FolderLink", "factory"]
 
 #: While something waits for an answer, the beat is looked at this often (seconds): a beat that was written just before
 #: the server died would otherwise be news a whole beat later, and silence be known that much later.
 CLOSE_LOOK = 0.25
+#: After so many bytes written or read the program has its turn.
+TURN_BYTES = 1024 * 1024
 
 
 def factory(context: TransportContext) -> Transport | None:
@@ -94,7 +95,8 @@ class FolderLink:
         self._looked_at = float("-inf")
         self._watcher: Watcher | None = None
         self._open: list[Directory] = []
-        self._strange: set[str] = set()
+        self._strange: set[str] = set()  #: what was complained of once
+        self._left: set[str] = set()  #: what was taken, and could not be removed
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -134,8 +136,9 @@ class FolderLink:
 
     async def run(self) -> None:
         while True:
-            self._write_all()
-            self._take_all()
+            await self._write_all()
+            while self._take_some():
+                await anyio.lowlevel.checkpoint()
             self._look_at_beat()
             if self._outbox:
                 continue
@@ -196,12 +199,18 @@ class FolderLink:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    def _write_all(self) -> None:
+    async def _write_all(self) -> None:
         assert self._host is not None  # the driver opens before it runs
         if self._outbox:
             self._check_home()
-        for _ in range(len(self._outbox)):
+        written = 0
+        while self._outbox:
+            if written > TURN_BYTES:
+                written = 0
+                await anyio.lowlevel.checkpoint()
+                continue  # calls may have been withdrawn meanwhile
             call = self._outbox.popleft()
+            written += len(call.data)
             call.handed_over = True
             self._out[call.id] = call
             try:
@@ -220,46 +229,61 @@ class FolderLink:
                 except OSError as error:  # it is out, and may be answered all the same
                     self._trouble(f"the request {call.id} may not outlive a power cut: {error.strerror}")
 
-    def _take_all(self) -> None:
+    def _take_some(self) -> bool:
+        """Take what is there; True if there may be more: the program has its turn first."""
         assert self._host is not None  # as above
         try:
-            scan = scan_client(self._mine.names())
+            names = self._mine.names()
         except OSError as error:
             raise LinkLost(failure_of("the folder cannot be read", error)) from error
+        scan = scan_client(names)
         limit = self._config.max_message_bytes + ENVELOPE_ROOM
+        taken = 0
         for name in scan.names:
+            if name in self._left:
+                continue
+            if taken > TURN_BYTES:
+                return True
             try:
-                data = self._files.run(collect(name, limit=limit))
+                collected = self._files.run(collect(name, limit=limit))
             except FileNotFoundError:
                 continue  # taken by an earlier link of this pipe
-            except OSError as error:
-                self._set_aside(name, error)
+            except OSError as error:  # planted, or not to be read now
+                self._complain(
+                    name, f"was not read: {'no plain file' if isinstance(error, NotAFile) else error}"
+                )
                 continue
+            if collected.left is not None:
+                self._left.add(name)
+                self._complain(name, f"cannot be removed: {collected.left.strerror or collected.left}")
             if name.startswith("response_"):
                 self._out.pop(name[len("response_") : -len(".json")], None)
+            taken += len(collected.data)
             self._host.heard()
-            self._host.deliver(data)
+            self._host.deliver(collected.data)
         if scan.strange:
-            known = {n for n in self._mine.names() if n not in scan.names}
-            for name in known - self._strange:
-                self._trouble(f"an entry that is no message of ours: {name[:80]!r}")
-            self._strange = known | self._strange.intersection(scan.names)
+            for name in set(names).difference(scan.names):
+                self._complain(name, "is no message of ours")
+        self._strange.intersection_update(names)
+        self._left.intersection_update(names)
+        return False
 
-    def _set_aside(self, name: str, error: OSError) -> None:
-        """Something planted, or unreadable: it is counted once, never opened again, and left to its owner."""
+    def _complain(self, name: str, words: str) -> None:
+        """It is counted once, and left to its owner."""
         if name not in self._strange:
             self._strange.add(name)
-            what = (
-                "no plain file" if isinstance(error, NotAFile) or error.errno == errno.ELOOP else str(error)
-            )
-            self._trouble(f"{name[:80]!r} was not read: {what}")
+            self._trouble(f"{name[:80]!r} {words}")
 
     def _trouble(self, words: str) -> None:
         assert self._host is not None  # as above
         self._host.trouble(Failure(kind=FailureKind.PROTOCOL, reason=words))
 
     def _check_home(self) -> None:
-        if self._mine.removed:
+        try:
+            removed = self._mine.removed
+        except OSError as error:  # on a network file system it is stale then
+            raise LinkLost(failure_of("our directory in the folder is lost", error)) from error
+        if removed:
             # nobody could answer or push: a link that begins anew makes it anew
             raise LinkLost(
                 Failure(kind=FailureKind.UNAVAILABLE, reason="our directory in the folder was removed")
@@ -289,7 +313,8 @@ class FolderLink:
 
     def _end(self, failure: Failure) -> LinkLost:
         """The server is gone: what it has answered to the last is taken, all else is taken back."""
-        self._take_all()
+        while self._take_some():
+            pass  # the last ones, without a pause: nothing may come between them and the end
         self._take_back()
         return LinkLost(failure)
 
@@ -318,7 +343,7 @@ class FolderLink:
         try:
             for name in self._mine.names():
                 self._files.run(sweep(Place.HOME, name, age=self._config.orphan_age))
-        except OSError as error:
+        except OSError as error:  # the server sweeps, too
             self._trouble(f"our directory in the folder cannot be swept: {error.strerror or error}")
 
     def _files_now(self) -> float:

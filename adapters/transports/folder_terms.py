@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from devpipe.adapters.ports.folder import why
 from devpipe.adapters.transports.link import Capabilities
 from devpipe.machines.config import FolderConfig
 from devpipe.machines.errors import FailureKind
@@ -51,7 +52,7 @@ def nobody_serves(folder: Path) -> Failure:
 def failure_of(what: str, error: OSError) -> Failure:
     """What an error of the file system means, with its remedy."""
     code = error.errno or 0
-    remedy = _REMEDIES.get(code, error.strerror or str(error))
+    remedy = _REMEDIES.get(code) or why(error)
     return Failure(
         kind=FailureKind.UNAVAILABLE,
         reason=f"{what}: {remedy} ({errno.errorcode.get(code, 'unknown error')})",

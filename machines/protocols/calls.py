@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from devpipe.machines.errors import Outcome
+from devpipe.machines.inputs import Failure
 from devpipe.machines.message import Priority
 
 __all__ = ["SWEEP", "Call", "Calls"]
@@ -36,6 +37,7 @@ class Call:
         "data",
         "deadline",
         "expires_at",
+        "failure",
         "handed_over",
         "id",
         "outcome",
@@ -82,6 +84,7 @@ class Call:
         self.permit: Any = None  #: the breaker's, given back when the attempt ends
         # all attempts
         self.attempts = 0
+        self.failure: Failure | None = None  #: why the last one that ended did, for people
         self.accepted = False  #: the server has said that it is working on it
         self.outcome = Outcome.NEVER_SENT
 

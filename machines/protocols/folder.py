@@ -28,6 +28,8 @@ __all__ = [
     "Scan",
     "beat_data",
     "client_of",
+    "flat_draft",
+    "is_flat_draft",
     "is_fresh",
     "is_message",
     "is_orphan",
@@ -117,6 +119,16 @@ def scan_client(names: Iterable[str]) -> Scan:
             strange += 1
     names = (*sorted(responses), *(name for _, name in sorted(pushes)))
     return Scan(names=tuple(names)[:MAX_ENTRIES], strange=strange)
+
+
+def flat_draft(draft: str) -> str:
+    """The name of a draft in a flat folder, where it lies beside the messages."""
+    return f"{draft}.tmp"
+
+
+def is_flat_draft(name: str) -> bool:
+    """True if a client of ours has begun to write this in a flat folder."""
+    return name.startswith("draft_") and name.endswith(".tmp") and valid_id(name[: -len(".tmp")])
 
 
 def is_message(name: str) -> bool:

@@ -1,7 +1,8 @@
 """What is done to a shared folder, as programs of atomic steps: give, claim, take, withdraw, sweep.
 
 A program is a generator. It yields one step, is sent what the file system answers (an ``OSError`` is thrown into it),
-and returns what came of it. Between two steps anything may happen: other processes do theirs, and a killed process ends
+and returns what came of it. A step that was refused has not happened, except a rename, of which a network file system
+may lose the answer. Between two steps anything may happen: other processes do theirs, and a killed process ends
 at any of them. Whoever carries a program out decides nothing, so what is explored in a model is what runs on a disk.
 
 The law of claiming: a claimer makes the second name ``claims/<name>`` and removes the first one. The claim is won by
@@ -28,10 +29,12 @@ from devpipe.machines.protocols.folder import is_message, is_orphan, request_id
 
 __all__ = [
     "Answer",
+    "Collected",
     "Link",
     "Linked",
     "Look",
     "Move",
+    "NotAFile",
     "Place",
     "Program",
     "Read",
@@ -42,6 +45,7 @@ __all__ = [
     "Write",
     "claim",
     "collect",
+    "fetch",
     "give",
     "is_ours",
     "sweep",
@@ -76,6 +80,10 @@ class Seen:
 
     modified: float
     now: float
+
+
+class NotAFile(OSError):
+    """The entry is a link, a pipe, a directory, a file with two names, or too large: it was not opened for reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,7 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Read a whole file of at most ``limit`` bytes. Answer: its bytes."""
+    """Read a whole file of at most ``limit`` bytes. Answer: its bytes; ``NotAFile`` for what will never be read."""
 
     place: Place
     name: str
@@ -143,6 +151,14 @@ class Taken:
     data: bytes | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What was given to a client. ``left``: why the file is still there; it is not to be collected again."""
+
+    data: bytes
+    left: OSError | None = None
+
+
 # --- giving and fetching ------------------------------------------------------------------------------
 
 
@@ -152,16 +168,20 @@ def give(draft: str, data: bytes, place: Place, name: str) -> Program[None]:
     try:
         yield Move(Place.TMP, draft, place, name)
     except OSError:
-        yield Remove(Place.TMP, draft)
-        raise
+        if (yield Remove(Place.TMP, draft)):
+            raise
+        # it has gone where it should: the answer was lost, and whoever says that it was never sent would be wrong
 
 
-def collect(name: str, *, limit: int) -> Program[bytes]:
-    """Read what was given to a client, then remove it. Raises ``OSError`` with the file left as it was."""
+def collect(name: str, *, limit: int) -> Program[Collected]:
+    """Read what was given to a client, then remove it. Raises ``OSError`` if it cannot be read."""
     data = yield Read(Place.HOME, name, limit)
     assert isinstance(data, bytes)  # the answer of this step
-    yield Remove(Place.HOME, name)
-    return data
+    try:
+        yield Remove(Place.HOME, name)
+    except OSError as error:  # an answer is one although it cannot be removed
+        return Collected(data=data, left=error)
+    return Collected(data=data)
 
 
 # --- claiming -----------------------------------------------------------------------------------------
@@ -174,8 +194,13 @@ def claim(name: str, *, place: Place, new: str) -> Program[Place | None]:
     """
     match (yield Link(Place.REQUESTS, name, Place.CLAIMS)):
         case Linked.MADE:
+            try:
+                won = yield Remove(Place.REQUESTS, name)
+            except OSError:
+                yield Remove(Place.CLAIMS, name)  # else nobody could claim it, and we neither
+                raise
             # whoever loses here was frozen for so long that its claim was swept: the file there is not its own
-            return Place.CLAIMS if (yield Remove(Place.REQUESTS, name)) else None
+            return Place.CLAIMS if won else None
         case Linked.IMPOSSIBLE:
             try:
                 yield Move(Place.REQUESTS, name, place, new)
@@ -191,17 +216,26 @@ def take(name: str, *, age: float, limit: int) -> Program[Taken | None]:
 
     ``age``: what is older is removed, and not run (seconds).
 
-    Raises ``OSError`` if it is ours and cannot be read; it is removed then.
+    Raises ``OSError`` as ``claim`` and ``fetch`` do.
     """
     if (yield from claim(name, place=Place.CLAIMS, new=name)) is None:
         return None
+    return (yield from fetch(name, age=age, limit=limit))
+
+
+def fetch(name: str, *, age: float, limit: int) -> Program[Taken]:
+    """A server reads what it has claimed; ``age`` and ``limit`` as above.
+
+    Raises ``NotAFile`` for what will never be read, which is removed, and ``OSError`` if it cannot be read now: it stays
+    claimed, and may be fetched again.
+    """
     seen = yield Look(Place.CLAIMS, name)
     if isinstance(seen, Seen) and is_orphan(modified=seen.modified, now=seen.now, age=age):
         yield Remove(Place.CLAIMS, name)
         return Taken(data=None)
     try:
         data = yield Read(Place.CLAIMS, name, limit)
-    except OSError:
+    except NotAFile:
         yield Remove(Place.CLAIMS, name)
         raise
     assert isinstance(data, bytes)  # the answer of this step

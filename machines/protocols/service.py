@@ -305,7 +305,8 @@ class Service:
             case Cancel():
                 if session is not None:
                     self._executions.cancel(session, control.id, wall=wall)
-                if self._once(path):  # an exchange wants an answer, whatever was asked
+                if path.http or path.transport == "folder":
+                    # an exchange wants an answer, whatever was asked; and a file is kept until it is answered
                     data = encode_reply(reply_to=envelope.id, timestamp=wall)
                     self._out.send(path, data, reply_to=envelope.id)
             case _ as never:

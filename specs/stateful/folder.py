@@ -23,6 +23,7 @@ from devpipe.machines.protocols.folder import (
 )
 from devpipe.machines.protocols.folder_steps import (
     Answer,
+    Collected,
     Link,
     Linked,
     Look,
@@ -61,6 +62,7 @@ class Process:
         self.name = name
         self.model = model
         self.held: list[str] = []  #: ids that this server took and has not answered
+        self.left: list[str] = []  #: names that this client took and could not remove
         self.starts = 1
         self._program: Program[Any] | None = None
         self._home = name
@@ -102,6 +104,7 @@ class Process:
         """It ends here, and remembers nothing."""
         self._program, self._step = None, None
         self.held.clear()
+        self.left.clear()
         self.starts += 1
 
     def _one(self, fault: str) -> None:
@@ -180,7 +183,7 @@ class FolderMachine(RuleBasedStateMachine):
         self.people = {name: Process(name, self.model) for name in SERVERS + CLIENTS}
         self.sent: dict[str, bytes] = {}  #: the last file of each id
         self.addressed: dict[bytes, str | None] = {}  #: for whom a file is; None: for anybody
-        self.got: list[bytes] = []
+        self.got: list[tuple[str, bytes]] = []
         self.strange: set[tuple[str, str]] = set()
         self.count = 0
 
@@ -242,14 +245,21 @@ class FolderMachine(RuleBasedStateMachine):
     @rule(data=st.data(), steps=STEPS, fault=FAULTS)
     def a_client_reads(self, data: st.DataObject, steps: int, fault: str) -> None:
         client = self.pick(data, CLIENTS)
-        names = () if client is None else scan_client(self.names(f"home of {client.name}")).names
-        if client is not None and names:
+        if client is None:
+            return
+        names = scan_client(self.names(f"home of {client.name}")).names
+        names = tuple(name for name in names if name not in client.left)
+        if names:
+            name = names[0]
 
-            def then(content: bytes) -> None:
-                assert content not in self.got, f"{content!r} was delivered twice"
-                self.got.append(content)
+            def then(collected: Collected) -> None:
+                got = (client.identity, collected.data)
+                assert got not in self.got, f"{got} was delivered twice"
+                self.got.append(got)
+                if collected.left is not None:
+                    client.left.append(name)
 
-            client.begin(collect(names[0], limit=LIMIT), then=then)
+            client.begin(collect(name, limit=LIMIT), then=then)
             client.run(steps, fault)
 
     # --- servers ------------------------------------------------------------------------------------------

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
 import devpipe
+from devpipe.adapters.ports.folder import Directory
 
 pytestmark = pytest.mark.anyio
 
@@ -115,3 +119,98 @@ async def test_a_response_that_is_no_file_keeps_no_old_one_from_being_removed(tm
             while os.listdir(folder / "claims"):
                 await anyio.lowlevel.checkpoint()
     assert [name for name in os.listdir(folder) if name.startswith("response_")] == ["response_c-2.json"]
+
+
+# --- a server of a flat folder --------------------------------------------------------------------------
+
+
+def flat_server(folder: Path, ran: list[str]) -> devpipe.Server:
+    options = devpipe.FolderConfig(rescan_interval=0.02)
+    server = devpipe.Server(profile="vaultpilot", folder=folder, folder_options=options)
+    server.configure(execution_log=lambda entry: ran.append(entry["id"]))
+
+    @server.handler("echo")
+    async def echo(message: devpipe.Message) -> Any:
+        return message.payload
+
+    return server
+
+
+async def ask(folder: Path, id: str) -> Any:
+    """As a deployed client does it: written in place, looked for, left lying."""
+    document = {"id": id, "type": "echo", "payload": id, "timestamp": 1}
+    (folder / f"request_{id}.json").write_text(json.dumps(document))
+    answer = folder / f"response_{id}.json"
+    with anyio.fail_after(15):
+        while not answer.exists():
+            await anyio.sleep(0.01)
+    return json.loads(answer.read_text())
+
+
+@pytest.mark.parametrize("damage", ["removed", "replaced", "claims", "tmp"])
+async def test_a_flat_folder_that_was_damaged_is_served_anew(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("devpipe.adapters.server.folder_life.LOOK_AGAIN", 0.05)
+    folder, ran = tmp_path / "pipe", list[str]()
+    async with flat_server(folder, ran):
+        assert (await ask(folder, "c-1"))["success"]
+        shutil.rmtree(folder / damage if damage in ("claims", "tmp") else folder)
+        if damage == "replaced":
+            folder.mkdir(mode=0o700)
+        with anyio.fail_after(15):
+            while not (folder / "claims").exists() or not (folder / "tmp").exists():
+                await anyio.sleep(0.01)
+        assert (await ask(folder, "c-2"))["success"]
+    assert ran == ["c-1", "c-2"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "where"), [("read", "pipe"), ("write", "claims"), ("write", "tmp"), ("move_to", "tmp")]
+)
+async def test_what_fails_once_in_a_flat_folder_costs_a_moment_and_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, where: str
+) -> None:
+    folder, ran, failed = tmp_path / "pipe", list[str](), list[str]()
+    real = getattr(Directory, operation)
+
+    def fails_once(directory: Directory, name: str, *args: Any, **kwargs: Any) -> Any:
+        if directory.path.name == where and not failed:
+            failed.append(name)
+            raise OSError(errno.EMFILE, "Too many open files", name)
+        return real(directory, name, *args, **kwargs)
+
+    monkeypatch.setattr(Directory, operation, fails_once)
+    async with flat_server(folder, ran):
+        assert (await ask(folder, "c-1"))["success"]
+    assert failed and ran == ["c-1"]
+
+
+async def test_what_cannot_be_swept_in_a_flat_folder_keeps_nothing_else_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pipe"
+    names = [
+        f"{place}{name}" for place in ("tmp/", "") for name in ("draft_a.tmp", "draft_b.tmp", "draft_c.tmp")
+    ]
+    names += [f"claims/request_c-{n}.json" for n in range(3)]
+    kept = ["tmp/draft_b.tmp", "draft_b.tmp", "claims/request_c-1.json"]
+    strange = ["notes.tmp", "draft_ö.tmp"]
+    for name in [*names, *strange]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / name).write_text("{}")
+        os.utime(folder / name, (1000, 1000))
+    folder.chmod(0o700)
+    real = Directory.remove
+
+    def remove(directory: Directory, name: str) -> bool:
+        if name in ("draft_b.tmp", "request_c-1.json"):
+            raise PermissionError(errno.EPERM, "Operation not permitted", name)
+        return real(directory, name)
+
+    monkeypatch.setattr(Directory, "remove", remove)
+    with anyio.fail_after(15):
+        async with flat_server(folder, []):
+            while any((folder / name).exists() for name in names if name not in kept):
+                await anyio.lowlevel.checkpoint()
+    assert all((folder / name).exists() for name in [*kept, *strange])

@@ -194,6 +194,19 @@ async def test_what_a_silent_server_has_not_taken_from_the_folder_goes_to_the_ne
     )
 
 
+@pytest.mark.parametrize("timeout", [1.0, 8.0], ids=["before", "after"])
+async def test_what_a_frozen_server_has_not_taken_was_never_sent(place: Place, timeout: float) -> None:
+    """Whether the time of the call is up before the silence is known, or after it."""
+    server = await anyio.to_thread.run_sync(place.start)
+    async with devpipe.connect(folder=place.folder, transports=["folder"]) as pipe:
+        assert (await pipe.send("echo", 1, timeout=10)).payload == 1
+        os.kill(server.pid, signal.SIGSTOP)
+        with pytest.raises(devpipe.DevPipeError) as caught:
+            await pipe.send("echo", 2, timeout=timeout)
+        assert caught.value.outcome is devpipe.Outcome.NEVER_SENT, caught.value
+        os.kill(server.pid, signal.SIGCONT)
+
+
 async def test_a_second_server_of_a_folder_is_refused_while_the_first_one_lives(place: Place) -> None:
     await anyio.to_thread.run_sync(place.start)
     second = await anyio.to_thread.run_sync(partial(place.start, elsewhere=True))

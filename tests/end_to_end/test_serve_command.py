@@ -94,6 +94,11 @@ def test_a_token_file_that_holds_no_token_is_named_and_not_shown(tmp_path: Path,
     assert str(file) in said and "two" not in said
 
 
+def test_a_token_file_without_an_end_is_refused() -> None:
+    said = refused("serve", "--port", "0", "--token-file", "/dev/zero")
+    assert "the token in '/dev/zero' is larger than 65,536 bytes" in said
+
+
 def test_an_execution_log_that_cannot_be_written_is_named() -> None:
     said = refused("serve", "--port", "0", "--execution-log", "/nonexistent/x")
     assert "execution_log" in said and "/nonexistent/x" in said

@@ -9,10 +9,12 @@ import pytest
 
 from devpipe.machines.protocols.folder_steps import (
     Answer,
+    Collected,
     Link,
     Linked,
     Look,
     Move,
+    NotAFile,
     Place,
     Program,
     Read,
@@ -23,6 +25,7 @@ from devpipe.machines.protocols.folder_steps import (
     Write,
     claim,
     collect,
+    fetch,
     give,
     is_ours,
     sweep,
@@ -70,15 +73,40 @@ def test_a_draft_that_cannot_be_moved_is_removed() -> None:
         )
 
 
+def test_a_draft_that_is_gone_although_its_move_was_refused_has_been_moved() -> None:
+    carry_out(
+        give("draft_1", b"x", Place.REQUESTS, NAME),
+        (Write(Place.TMP, "draft_1", b"x"), None),
+        (Move(Place.TMP, "draft_1", Place.REQUESTS, NAME), OSError("the answer was lost")),
+        (Remove(Place.TMP, "draft_1"), False),
+    )
+
+
 def test_a_message_is_read_before_it_is_removed() -> None:
     steps = ((Read(Place.HOME, "push_1.json", 9), b"x"), (Remove(Place.HOME, "push_1.json"), True))
-    assert carry_out(collect("push_1.json", limit=9), *steps) == b"x"
+    assert carry_out(collect("push_1.json", limit=9), *steps) == Collected(data=b"x")
+
+
+def test_an_answer_that_cannot_be_removed_is_an_answer_and_says_that_it_is_left() -> None:
+    refused = OSError("read-only")
+    steps = ((Read(Place.HOME, "push_1.json", 9), b"x"), (Remove(Place.HOME, "push_1.json"), refused))
+    assert carry_out(collect("push_1.json", limit=9), *steps) == Collected(data=b"x", left=refused)
 
 
 @pytest.mark.parametrize(("removed", "where"), [(True, Place.CLAIMS), (False, None)])
 def test_a_claim_is_won_by_whoever_removes_the_first_name(removed: bool, where: Place | None) -> None:
     program = claim(NAME, place=Place.TMP, new="draft_1")
     assert carry_out(program, (LINK, Linked.MADE), (FIRST, removed)) is where
+
+
+def test_a_claim_whose_first_name_cannot_be_removed_is_given_up() -> None:
+    with pytest.raises(OSError, match="fails"):
+        carry_out(
+            claim(NAME, place=Place.TMP, new="draft_1"),
+            (LINK, Linked.MADE),
+            (FIRST, OSError("the disk fails")),
+            (SECOND, True),
+        )
 
 
 def test_a_claim_is_lost_when_the_second_name_is_there() -> None:
@@ -105,16 +133,31 @@ def test_a_request_that_may_have_been_swept_from_its_claimer_is_run_by_nobody() 
     assert carry_out(take(NAME, age=60, limit=99), *steps) == Taken(data=None)
 
 
-def test_a_request_that_cannot_be_read_is_removed_and_the_reason_is_told() -> None:
-    with pytest.raises(OSError, match="too large"):
+def test_a_request_that_will_never_be_read_is_removed_and_the_reason_is_told() -> None:
+    with pytest.raises(NotAFile, match="too large"):
         carry_out(
             take(NAME, age=60, limit=99),
             (LINK, Linked.MADE),
             (FIRST, True),
             (LOOK, None),
-            (READ, OSError("too large")),
+            (READ, NotAFile("too large")),
             (SECOND, True),
         )
+
+
+def test_a_request_that_cannot_be_read_now_stays_claimed_and_is_fetched_again() -> None:
+    with pytest.raises(OSError, match="too many open files"):
+        carry_out(
+            take(NAME, age=60, limit=99),
+            (LINK, Linked.MADE),
+            (FIRST, True),
+            (LOOK, YOUNG),
+            (READ, OSError("too many open files")),
+        )
+    again: Sequence[tuple[Step, Answer]] = ((LOOK, YOUNG), (READ, b"x"))
+    assert carry_out(fetch(NAME, age=60, limit=99), *again) == Taken(data=b"x")
+    late: Sequence[tuple[Step, Answer]] = ((LOOK, OLD), (SECOND, True))
+    assert carry_out(fetch(NAME, age=60, limit=99), *late) == Taken(data=None)
 
 
 def test_a_request_is_withdrawn_by_the_same_claim() -> None:

@@ -221,6 +221,13 @@ def test_a_cancel_for_what_has_ended_or_without_a_session_changes_nothing(world:
     assert world.send(2, "cancel", {"id": "x-1"}) == []
 
 
+def test_in_a_folder_a_cancel_is_answered_since_its_file_is_kept_until_then(world: World) -> None:
+    world.socket(1)
+    world.open(2, "folder")
+    effects = world.send(2, "cancel", {"id": "x-9"}, id="x-1", session=SESSION, server="server")
+    assert sent(effects) == [(2, "x-1")] and one(effects)["success"] is True
+
+
 def test_over_http_a_cancel_is_answered(world: World) -> None:
     world.socket(1)
     answer = one(world.post(2, "cancel", {"id": "x-9"}, id="x-1"))
