@@ -251,6 +251,7 @@ class HttpCaller:
             content_type=headers.get("content-type", ""),
             retry_after=headers.get("retry-after", ""),
             body=reader.finish(),
+            authorized="authorization" in response.request.headers,  # a client that was given may bring its own
         )
 
     def failure_of(self, error: Exception) -> Failure:

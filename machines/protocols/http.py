@@ -45,6 +45,7 @@ __all__ = [
     "read_answer",
     "read_retry_after",
     "target_of",
+    "unauthorized",
 ]
 
 NOT_PASSED = frozenset(
@@ -115,12 +116,16 @@ def _is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One HTTP response: status, the two headers that matter ("" if absent), and the whole decoded body."""
+    """One HTTP response: status, the two headers that matter ("" if absent), and the whole decoded body.
+
+    ``authorized``: the request has shown a token.
+    """
 
     status: int
     content_type: str
     retry_after: str
     body: bytes
+    authorized: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +162,8 @@ def read_answer(answer: Answer, *, call_id: str, wall: float, foreign: bool = Fa
     """
     status = answer.status
     if status == 401:
-        return _unserved(answer, FailureKind.AUTH, "the server refuses our token", wall=wall)
+        words = unauthorized(shown=answer.authorized)
+        return Unserved(failure=Failure(kind=FailureKind.AUTH, reason=words), executed=False)
     if 300 <= status < 400:
         return _unserved(answer, FailureKind.PROTOCOL, "a redirect, which is never followed", wall=wall)
     if not is_json(answer.content_type):
@@ -192,6 +198,13 @@ def read_answer(answer: Answer, *, call_id: str, wall: float, foreign: bool = Fa
             )
         )
     return _strange(answer, wall=wall, words="a message that answers nothing")
+
+
+def unauthorized(*, shown: bool) -> str:
+    """What a 401 says to the user, on POST, stream and WebSocket. ``shown``: the request has shown a token."""
+    if shown:
+        return "the server does not accept our token"
+    return "the server wants a token: give token= or DEVPIPE_TOKEN"
 
 
 def error_of(envelope: Envelope) -> ErrorBody:

@@ -32,6 +32,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from devpipe.machines.errors import FailureKind
 from devpipe.machines.inputs import Failure
+from devpipe.machines.protocols.http import unauthorized
 from devpipe.machines.protocols.profiles import ELSEWHERE
 from devpipe.machines.protocols.websocket_fast import CONTINUE, FIN, TEXT, mask_frame, take_text_frames
 
@@ -104,6 +105,7 @@ class WebSocketClient:
         self._limit = limit
         self._fragment = fragment
         self._fast = fast
+        self._authorized = any(name.lower() == "authorization" for name, _ in handshake.headers)
         self._ws = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
         self._out: list[bytes] = []
         self._messages: list[bytes] = []
@@ -253,10 +255,13 @@ class WebSocketClient:
             kind = FailureKind.UNAVAILABLE
         else:
             kind = FailureKind.PROTOCOL
+        words = f"the handshake was refused with HTTP {status}{note}"
+        if status == 401:
+            words = unauthorized(shown=self._authorized)
         seconds = headers.get(b"retry-after", b"")
         self._fail(
             kind,
-            f"the handshake was refused with HTTP {status}{note}",
+            words,
             # seconds only: reading a date needs a clock
             retry_after=float(seconds) if seconds.isdigit() and len(seconds) <= 6 else None,
         )

@@ -169,7 +169,7 @@ def test_a_wrong_accept_token_is_refused() -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "kind", "words", "retry_after"),
     [
-        (401, "", FailureKind.AUTH, "HTTP 401", None),
+        (401, "", FailureKind.AUTH, "the server wants a token: give token= or DEVPIPE_TOKEN", None),
         (403, "", FailureKind.AUTH, "HTTP 403", None),
         (407, "", FailureKind.AUTH, "HTTP 407", None),
         (404, "", FailureKind.PROTOCOL, "HTTP 404", None),
