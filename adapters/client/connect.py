@@ -52,10 +52,10 @@ def connect(
     (``"vaultpilot"``: a deployed one, with its own paths and dialect, and without sessions). ``folder``: the shared folder;
     without one there is no folder transport. ``token``: a text, or a function that gives one, async or plain (it must not
     block); ``DEVPIPE_TOKEN`` if neither. ``transports``: only these. ``wait=False`` enters before any transport is proven.
-    ``timeout`` is for each send, ``connect_timeout`` for entering, both in seconds. ``settings``: anything else of the configuration, by dotted key
-    (``{"http.max_connections": 4}``); what is not given here comes from ``DEVPIPE_*`` variables, then from
-    ``config_file`` (default: the one that is found, see ``load_settings``). ``config`` takes the whole tree as it is
-    instead.
+    ``timeout`` is for each send, ``connect_timeout`` for entering, both in seconds. ``settings``: anything else of the
+    configuration, by dotted key (``{"http.max_connections": 4}``); what is not given here comes from ``DEVPIPE_*``
+    variables, then from ``config_file`` (default: the one that is found, see ``load_settings``). ``config`` takes the
+    whole tree as it is instead.
 
     Raises ``ConfigurationError`` that names all that is wrong. Nothing happens before the pipe is entered.
     """

@@ -23,6 +23,7 @@ __all__ = [
     "encode_request",
     "to_message",
     "MAX_ID_CHARS",
+    "MAX_REFUSAL_CHARS",
     "check_type",
     "encode_push",
     "excerpt",
@@ -34,6 +35,8 @@ __all__ = [
 MAX_ID_CHARS = 64
 _ID_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 MAX_TYPE_CHARS = 128
+#: Of a peer's own words about a refusal so much is shown: there stands what to do (characters).
+MAX_REFUSAL_CHARS = 200
 
 
 #: Codes of refusals that mean "not now": the message is as new as before, and may go again over any transport.

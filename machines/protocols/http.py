@@ -23,6 +23,7 @@ from devpipe.machines.errors import ConfigurationError, FailureKind, TransportEr
 from devpipe.machines.inputs import Failure
 from devpipe.machines.protocols.dialect import peer_answer, peer_refusal
 from devpipe.machines.protocols.envelope import (
+    MAX_REFUSAL_CHARS,
     NOT_NOW,
     Envelope,
     ErrorBody,
@@ -223,7 +224,7 @@ def _not_now(answer: Answer, error: ErrorBody, *, wall: float) -> Unserved:
     return Unserved(
         failure=Failure(
             kind=FailureKind.UNAVAILABLE,
-            reason=f"status {answer.status}, {excerpt(error.code)}: {excerpt(error.message)}",
+            reason=f"status {answer.status}, {excerpt(error.code)}: {excerpt(error.message, MAX_REFUSAL_CHARS)}",
             retry_after=retry_after,
         ),
         executed=not rejected,

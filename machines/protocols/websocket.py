@@ -32,6 +32,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from devpipe.machines.errors import FailureKind
 from devpipe.machines.inputs import Failure
+from devpipe.machines.protocols.envelope import MAX_REFUSAL_CHARS, excerpt
 from devpipe.machines.protocols.http import unauthorized
 from devpipe.machines.protocols.profiles import ELSEWHERE
 from devpipe.machines.protocols.websocket_fast import CONTINUE, FIN, TEXT, mask_frame, take_text_frames
@@ -249,6 +250,8 @@ class WebSocketClient:
             note = " (an HTML page: a proxy, a portal or a web site has answered)"
         elif status == 404:
             note = f": {ELSEWHERE}, or websocket.path"
+        elif said := headers.get(b"devpipe-error", b"").decode("latin-1"):
+            note = f": {excerpt(said, MAX_REFUSAL_CHARS)}"
         if status in (401, 403, 407):
             kind = FailureKind.AUTH
         elif status >= 500 or status in (408, 425, 429):
