@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from devpipe.machines.errors import ConfigurationError, ModelSelectionError
 from devpipe.machines.models.choice import ModelChoice
-from devpipe.machines.models.scoring import dollars, within
+from devpipe.machines.models.scoring import dollars, plain, within
 from devpipe.machines.models.types import (
     Model,
     ModelSelectionRequest,
@@ -97,8 +97,8 @@ def choose_static(
             f"no model of the static table costs at most {dollars(budget)}; the cheapest, {cheapest.id}, "
             f"costs {dollars(cost)} ({stand_in_for})",
             code="BUDGET_EXCEEDED",
-            details={"budget": budget, "cheapest": cheapest.id, "cost": cost},
-            suggestions=(f"allow a max_cost of {dollars(cost, up=True)} for {cheapest.id}",),
+            details={"budget": budget, "cheapest": cheapest.id, "cost": plain(cost)},
+            suggestions=(f"allow {dollars(cost, up=True)} or more, for {cheapest.id}",),
         )
     chosen, given_up = _by_wishes(payable, request, preferences)
     others = tuple(model for model in payable if model is not chosen)
@@ -107,12 +107,12 @@ def choose_static(
     return ModelChoice(
         selected_model=chosen,
         reasoning=f"{chosen.id} stands in the static table{dated} for {request.task_type}{said}. "
-        f"The server was not asked: {stand_in_for}",
+        f"The server has not chosen: {stand_in_for}",
         source="static",
         age=None,
         stand_in_for=stand_in_for,
         fallback_models=others,
-        estimated_cost=chosen.estimated_cost(request.context_length),
+        estimated_cost=plain(chosen.estimated_cost(request.context_length)),
         estimated_time_ms=chosen.response_time_avg_ms,
         selection_metadata=SelectionMetadata(
             factors_considered=("fallback",), confidence_score=_DOUBTFUL if given_up else _CONFIDENT

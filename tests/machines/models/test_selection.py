@@ -192,7 +192,7 @@ def test_a_budget_is_kept_and_one_that_nothing_fits_names_the_cheapest() -> None
         choose(max_cost=0.0001)
     assert caught.value.code == "BUDGET_EXCEEDED"
     assert caught.value.details == {"budget": 0.0001, "cheapest": "cheap", "cost": pytest.approx(0.001)}
-    assert caught.value.suggestions == ("allow a max_cost of $0.001 for cheap",)
+    assert caught.value.suggestions == ("allow $0.001 or more, for cheap",)
 
 
 @given(tokens=st.integers(1, 100_000))
