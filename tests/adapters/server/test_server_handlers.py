@@ -173,6 +173,17 @@ async def test_a_result_that_is_no_json_is_the_handlers_error(
     assert len(caplog.records) == 1
 
 
+async def test_a_result_with_a_number_that_json_has_not_is_an_error_and_the_log_says_where(
+    serving: Serving, make_server: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = make_server()
+    server.handler("mean")(lambda message: {"mean": float("nan")})
+    async with serving(server) as served:
+        error = (await answer_of(served, "mean"))["error"]
+    assert error["code"] == "handler_error" and "no JSON" in error["message"]
+    assert "payload['mean'] is nan" in caplog.text and error["details"]["errorId"] in caplog.text
+
+
 async def test_an_unknown_type_is_refused_by_name(serving: Serving, make_server: Make) -> None:
     async with serving(make_server()) as served:
         answer = await served.post("ech")
