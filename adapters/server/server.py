@@ -170,8 +170,11 @@ class Server:
             raise ConfigurationError("this server runs already: attach before it is entered")
         self._parts.append(part)
 
-    async def push(self, type: str, payload: object = None, *, session: str | None = None) -> None:
+    async def push(self, type: str, payload: object = None, *, session: str | None = None) -> int:
         """Push to every live session, connected or not; with ``session=message.session`` to that one, if it lives.
+
+        Returns for how many sessions it is: 0 for a session that does not live, or when there is none. Of deployed clients,
+        which have no sessions, each open stream and socket counts. It does not say that anybody has heard it yet.
 
         Raises ``InvalidMessage`` if the payload is no JSON, ``MessageTooLarge`` if the smallest transport does not take
         it, ``ConfigurationError`` if the server does not run.
@@ -192,8 +195,10 @@ class Server:
                 limit=limit,
                 outcome=Outcome.NEVER_SENT,
             )
+        audience = self._service.audience(session)
         self._feed(Pushed(type=type, payload=data, session=session))
         await anyio.lowlevel.checkpoint()
+        return audience
 
     # --- life -----------------------------------------------------------------------------------------
 

@@ -131,8 +131,8 @@ async def serve() -> None:
         return message.payload
 
     async with server:
-        await server.push("news", {"n": 1}, session="s")
-        print(await echo(devpipe.Message(id="a", type="b", raw=None)), sync)
+        reached: int = await server.push("news", {"n": 1}, session="s")
+        print(await echo(devpipe.Message(id="a", type="b", raw=None)), sync, reached)
 
 
 def machines() -> None:

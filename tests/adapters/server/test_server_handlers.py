@@ -355,6 +355,17 @@ async def test_a_handler_pushes_to_who_asked(serving: Serving) -> None:
         assert (await other.call("ping"))["type"] == "pong"
 
 
+async def test_a_push_says_for_how_many_sessions_it_is(serving: Serving, make_server: Make) -> None:
+    async with serving(make_server()) as served, served.connected() as one, served.connected() as other:
+        push = served.server.push
+        assert await push("news") == 0
+        await one.hello(SESSION)
+        await other.hello("f" * 16)
+        assert await push("news") == 2
+        assert await push("news", session=session_name(SESSION)) == 1
+        assert await push("news", session="nosuch") == 0
+
+
 async def test_a_push_that_fits_no_transport_is_refused(serving: Serving, make_server: Make) -> None:
     async with serving(make_server(config={"websocket_max_message_bytes": 2000})) as served:
         with pytest.raises(devpipe.MessageTooLarge) as caught:
