@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from devpipe.adapters.client.arguments import check_arguments
+from devpipe.adapters.arguments import check_arguments
 from devpipe.adapters.client.configuration import ENVIRONMENT_TOKEN, MEMORY, address_problem, load_config
 from devpipe.adapters.client.pipe import Pipe
 from devpipe.adapters.client.single import SingleTransport

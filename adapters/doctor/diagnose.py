@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.to_thread import run_sync
 
-from devpipe.adapters.client.arguments import check_arguments
+from devpipe.adapters.arguments import check_arguments
 from devpipe.adapters.client.connect import connect, connect_single
 from devpipe.adapters.doctor.report import Finding, Report, Status, Trial
 from devpipe.adapters.doctor.surroundings import Sources, clock, container, survey

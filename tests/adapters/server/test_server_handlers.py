@@ -201,6 +201,28 @@ def test_a_second_handler_for_a_type_is_a_mistake() -> None:
         server.handler("")
 
 
+def test_a_handler_without_its_type_or_that_is_no_function_is_told_what_to_write() -> None:
+    server: Any = devpipe.Server()
+    with pytest.raises(devpipe.ConfigurationError, match=r'write @server\.handler\("echo"\)'):
+
+        @server.handler
+        async def echo(message: devpipe.Message) -> Any:
+            return message.payload
+
+    with pytest.raises(devpipe.ConfigurationError, match="handler for 'x' is not allowed: .*, not 5"):
+        server.handler("x")(5)
+    server.handler("x")(lambda message: 1)
+
+
+def test_a_folder_that_is_no_path_is_named() -> None:
+    folder: Any = 5
+    words = "folder = 5 from argument is not allowed: give a path"
+    with pytest.raises(devpipe.ConfigurationError, match=words):
+        devpipe.Server(folder=folder)
+    with pytest.raises(devpipe.ConfigurationError, match=words):
+        devpipe.Server().configure(folder=folder)
+
+
 async def test_a_handler_that_is_cancelled_by_what_it_waits_for_is_answered(serving: Serving) -> None:
     server = devpipe.Server()
 
