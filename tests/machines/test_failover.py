@@ -665,3 +665,8 @@ def test_a_snapshot_is_plain_data_and_brings_everything_back() -> None:
     assert "scores" in failover.why()
     feed(failover, down("folder"))
     assert "down (reset)" in failover.why()
+
+
+def test_it_shows_its_transports_and_where_it_is() -> None:
+    assert repr(make()) == "<Failover of websocket, http, folder idle>"
+    assert repr(active()) == "<Failover of websocket, http, folder active>"
