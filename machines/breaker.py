@@ -254,3 +254,6 @@ class CircuitBreaker:
         self._state = BreakerState(self._cell.leaf)
         free = self._state in (BreakerState.CLOSED, BreakerState.DISABLED, BreakerState.OBSERVING)
         self._open_permit = Permit(self._cell.ctx.generation, 0) if free else None
+
+    def __repr__(self) -> str:
+        return f"<CircuitBreaker {self.name} {self.state.value}>"

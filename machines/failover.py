@@ -332,3 +332,6 @@ class Failover:
                 self._events.append(item)
             else:
                 self._effects.append(cast(FailoverEffect, item))  # the chart puts out nothing else
+
+    def __repr__(self) -> str:
+        return f"<Failover of {', '.join(self.names)} {self.state.value}>"

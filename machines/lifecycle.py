@@ -331,3 +331,6 @@ class Lifecycle:
                 self._events.append(item)
         if not self.connected:
             self._waiting_since = self._waiting_span = None
+
+    def __repr__(self) -> str:
+        return f"<Lifecycle {self.name} {self.state.value}>"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from devpipe.adapters.client.arguments import check_arguments
+from devpipe.adapters.arguments import check_arguments
 from devpipe.adapters.client.configuration import ENVIRONMENT_TOKEN, MEMORY, address_problem, load_config
 from devpipe.adapters.client.pipe import Pipe
 from devpipe.adapters.client.single import SingleTransport
-from devpipe.adapters.tokens import checked_token
+from devpipe.adapters.tokens import TokenFunction, as_provider, checked_token
 from devpipe.adapters.transports.registry import TokenProvider, TransportContext, build_transports
 from devpipe.machines.config import PipeConfig
 from devpipe.machines.errors import ConfigurationError
@@ -32,7 +32,7 @@ def connect(
     *,
     profile: str | None = None,
     folder: str | os.PathLike[str] | None = None,
-    token: str | Callable[[], Awaitable[str]] | None = None,
+    token: str | TokenFunction | None = None,
     transports: Iterable[str] | None = None,
     wait: bool = True,
     timeout: float | None = None,
@@ -50,12 +50,12 @@ def connect(
     ``server_url``: ``http`` or ``https``; without one the pipe has the folder alone. A running ``Server`` of this program
     is reached without a network (the transport ``memory``): for tests, and for embedding. ``profile``: the kind of server
     (``"vaultpilot"``: a deployed one, with its own paths and dialect, and without sessions). ``folder``: the shared folder;
-    without one there is no folder transport. ``token``: a text, or an async function that gives one
-    (``DEVPIPE_TOKEN`` if neither). ``transports``: only these. ``wait=False`` enters before any transport is proven.
-    ``timeout`` and ``connect_timeout`` in seconds. ``settings``: anything else of the configuration, by dotted key
-    (``{"http.max_connections": 4}``); what is not given here comes from ``DEVPIPE_*`` variables, then from
-    ``config_file`` (default: the one that is found, see ``load_settings``). ``config`` takes the whole tree as it is
-    instead.
+    without one there is no folder transport. ``token``: a text, or a function that gives one, async or plain (it must not
+    block); ``DEVPIPE_TOKEN`` if neither. ``transports``: only these. ``wait=False`` enters before any transport is proven.
+    ``timeout`` is for each send, ``connect_timeout`` for entering, both in seconds. ``settings``: anything else of the
+    configuration, by dotted key (``{"http.max_connections": 4}``); what is not given here comes from ``DEVPIPE_*``
+    variables, then from ``config_file`` (default: the one that is found, see ``load_settings``). ``config`` takes the
+    whole tree as it is instead.
 
     Raises ``ConfigurationError`` that names all that is wrong. Nothing happens before the pipe is entered.
     """
@@ -133,7 +133,7 @@ class TransportOptions(TypedDict, total=False):
 class SingleOptions(TransportOptions, total=False):
     """For one transport."""
 
-    token: str | Callable[[], Awaitable[str]] | None
+    token: str | TokenFunction | None
 
 
 class ChoiceOptions(TransportOptions, total=False):
@@ -146,7 +146,7 @@ class ChoiceOptions(TransportOptions, total=False):
 class PipeOptions(ChoiceOptions, total=False):
     """For a whole pipe."""
 
-    token: str | Callable[[], Awaitable[str]] | None
+    token: str | TokenFunction | None
 
 
 def connect_single(
@@ -171,16 +171,15 @@ def _inside(server: object) -> Server:
     return server
 
 
-def _provider(token: str | Callable[[], Awaitable[str]] | None) -> TokenProvider | None:
+def _provider(token: str | TokenFunction | None) -> TokenProvider | None:
     name = "the token"
     if token is None:
         token = os.environ.get(ENVIRONMENT_TOKEN) or None
         name = f"the token in the environment variable {ENVIRONMENT_TOKEN}"
-    if token is None or callable(token):
-        return token
+    if token is None:
+        return None
+    if callable(token):
+        return as_provider(token)
     text = checked_token(token, name=name)
 
-    async def give() -> str:
-        return text
-
-    return give
+    return as_provider(lambda: text)

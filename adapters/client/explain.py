@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from devpipe.machines.decisions.scores import Score
+from devpipe.machines.decisions.scores import BEST, Score
 
 if TYPE_CHECKING:
     from devpipe.adapters.client.manager import Manager
@@ -129,8 +129,10 @@ def _would_change(manager: Manager) -> str:
     position = failover.names.index(failover.active)
     better = failover.names[:position]
     words = [f"the loss of {failover.active}"]
-    if standing + lead <= 1.0:  # no score is higher
+    if standing + lead <= BEST:
         words.append(f"another transport with a score of {standing + lead:.2f} or more")
+    else:
+        words[0] += " (no score can beat it)"
     if better:
         words.append(f"{' or '.join(better)} proven again, within {lead:g} of its score")
     return ", or ".join(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.to_thread import run_sync
 
-from devpipe.adapters.client.arguments import check_arguments
+from devpipe.adapters.arguments import check_arguments
 from devpipe.adapters.client.connect import connect, connect_single
 from devpipe.adapters.doctor.report import Finding, Report, Status, Trial
 from devpipe.adapters.doctor.surroundings import Sources, clock, container, survey
+from devpipe.adapters.tokens import TokenFunction
 from devpipe.machines.config import PipeConfig
 from devpipe.machines.errors import ConfigurationError
 
@@ -33,7 +34,7 @@ async def diagnose(
     *,
     profile: str | None = None,
     folder: str | os.PathLike[str] | None = None,
-    token: str | Callable[[], Awaitable[str]] | None = None,
+    token: str | TokenFunction | None = None,
     transports: Iterable[str] | None = None,
     timeout: float = 5.0,
     http_client: httpx.AsyncClient | None = None,
@@ -143,7 +144,7 @@ async def _try(
     sources: Sources,
     *,
     timeout: float,
-    token: str | Callable[[], Awaitable[str]] | None,
+    token: str | TokenFunction | None,
     http_client: httpx.AsyncClient | None,
     proxy: str | None,
     ssl_context: ssl.SSLContext | None,

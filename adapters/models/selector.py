@@ -22,7 +22,7 @@ from devpipe.adapters.models.table import load_table
 from devpipe.adapters.models.wishes import Wishes
 from devpipe.adapters.ports.clock import SystemClock
 from devpipe.machines.errors import ConfigurationError, ModelSelectionError, PipeClosed
-from devpipe.machines.models.arguments import report_of, request_of
+from devpipe.machines.models.arguments import check_age, report_of, request_of
 from devpipe.machines.models.cache import ChoiceCache
 from devpipe.machines.models.choice import ModelChoice, answered
 from devpipe.machines.models.context import context_of
@@ -40,7 +40,7 @@ from devpipe.machines.models.types import (
     decode,
     encode,
 )
-from devpipe.machines.models.verdicts import is_answer
+from devpipe.machines.models.verdicts import is_answer, is_unknown, selects_none
 
 if TYPE_CHECKING:
     from devpipe.adapters.server.server import Server
@@ -80,6 +80,9 @@ class ModelSelector:
         monitoring_interval: float = 30.0,
         **options: Unpack[PipeOptions],
     ) -> None:
+        unknown = sorted(options.keys() - PipeOptions.__optional_keys__)
+        if unknown:  # connect would refuse it too, in its own name
+            raise TypeError(f"ModelSelector() got an unexpected keyword argument {unknown[0]!r}")
         _check(cache_duration=cache_duration, max_age=max_age, patience=patience)
         _check(above=True, monitoring_interval=monitoring_interval)
         if pipe is not None and (server_url is not None or options):
@@ -96,6 +99,7 @@ class ModelSelector:
         self._wishes = Wishes(
             user=user, given=preferences, listeners=self._listeners, forget=self._cache.clear
         )
+        self._warned = False  #: that the server selects no models
         self._tasks: TaskGroup | None = None
 
     # --- life -----------------------------------------------------------------------------------------
@@ -120,9 +124,8 @@ class ModelSelector:
         try:
             self._listeners.start(tasks)
             self._news.start(tasks)
-        except (
-            BaseException
-        ) as error:  # the pipe of another, which is closed already: the task group is left all the same
+        except BaseException as error:
+            # the pipe of another, which is closed already: the task group is left all the same
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
         return self
@@ -205,6 +208,7 @@ class ModelSelector:
         """``said``: what of the request's preferences it says itself, where the rest of them is this selector's."""
         if self._tasks is None:
             raise PipeClosed("the model selector is not open: use it inside 'async with'")
+        check_age(max_age)
         preferences = request.user_preferences or self._wishes.value
         oldest = self.max_age if max_age is None else max_age
         choice = self._cache.get(request, now=self._now(), max_age=oldest) if oldest > 0 else None
@@ -229,10 +233,11 @@ class ModelSelector:
         except ModelSelectionError as error:
             if is_answer(error):
                 raise
-            self._listeners.tell(SelectionFailed(error=error, context="model_selection"))
+            told = self._selects_none(error) if is_unknown(error) else error
+            self._listeners.tell(SelectionFailed(error=told, context="model_selection"))
             if not fallback:
-                raise
-            return self._stand_in(request, preferences, error)
+                raise told from error.__cause__
+            return self._stand_in(request, preferences, told)
         choice = answered(response)
         health = self.health.get(choice.selected_model.id)
         # one that was chosen by preferences of before, or is offline since, must not come out again
@@ -243,6 +248,15 @@ class ModelSelector:
     def _now(self) -> float:
         """By this an answer grows old while the machine sleeps, too."""
         return self._clock.now() + self._clock.slept()
+
+    def _selects_none(self, error: ModelSelectionError) -> ModelSelectionError:
+        """Something would stand in for this server for ever: that is said aloud, once."""
+        config = self.pipe.config
+        told = selects_none(error, server=str(config.server_url or config.folder))
+        if not self._warned:
+            self._warned = True
+            log.warning("%s; until then something stands in", told)
+        return told
 
     def _stand_in(
         self, request: ModelSelectionRequest, preferences: Preferences, error: ModelSelectionError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from devpipe.adapters.server.server import Server
 
 __all__ = ["Application"]
+
+log = logging.getLogger("devpipe.server")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -49,8 +52,7 @@ CLOSE = ((b"connection", b"close"),)
 NOT_RUNNING = Refusal(
     status=503,
     code="closing",
-    message="this server does not run: in the lifespan of the application that it is mounted in, "
-    "enter it with `async with server:`",
+    message='this server does not run: write "async with server:" in the lifespan of your application',
 )
 FULL = Refusal(status=503, code="busy", message="too many streams and sockets are open", headers=RETRY)
 
@@ -64,6 +66,7 @@ class Application:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._open = 0  #: streams and sockets
+        self._warned = False  #: that the server does not run
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -88,6 +91,12 @@ class Application:
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
+    def _not_running(self) -> Refusal:
+        if not self._warned:
+            self._warned = True
+            log.warning("%s; until then everything is refused", NOT_RUNNING.message)
+        return NOT_RUNNING
+
     # --- http -----------------------------------------------------------------------------------------
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,7 +114,7 @@ class Application:
         allowed = routes.get(path)
         refusal: Refusal | None = None
         if not server.running:
-            refusal = NOT_RUNNING
+            refusal = self._not_running()
         elif allowed is None:
             refusal = Refusal(status=404, code="not_found", message="there is nothing here")
         elif method != allowed:
@@ -218,7 +227,7 @@ class Application:
         headers = read_headers(scope["headers"])
         refusal: Refusal | None
         if not server.running:
-            refusal = NOT_RUNNING
+            refusal = self._not_running()
         elif _path(scope) not in (
             server.config.websocket_paths or (server.config.prefix.rstrip("/") + "/ws",)
         ):
@@ -240,8 +249,10 @@ class Application:
         elif "websocket.http.response" in scope.get("extensions", {}):
             body = _body_of(refusal)
             length = (b"content-length", str(len(body)).encode())
+            # a client that waits for a WebSocket need not wait for the body of its refusal
+            why = (b"devpipe-error", refusal.message.encode())
             start = {"type": "websocket.http.response.start", "status": refusal.status}
-            await send({**start, "headers": [JSON, length, *refusal.headers]})
+            await send({**start, "headers": [JSON, length, why, *refusal.headers]})
             await send({"type": "websocket.http.response.body", "body": body})
         else:
             await send({"type": "websocket.close", "code": 1008})

@@ -18,6 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from devpipe.adapters.alarm import Alarm
+from devpipe.adapters.arguments import check_arguments
 from devpipe.adapters.ports.clock import Clock, Dice, SystemClock, SystemDice
 from devpipe.adapters.server.application import Application
 from devpipe.adapters.server.audit import ExecutionLog, ExecutionTarget
@@ -69,7 +70,7 @@ class Server:
 
     ``profile``: the kind of clients (``"vaultpilot"``: deployed ones, without sessions); it sets what ``config`` and
     ``folder_options`` leave at their defaults. ``token``: what every client must show, as a bearer token; printable ASCII
-    without spaces, else ``ConfigurationError``. ``folder``: serve this shared folder too.
+    without spaces. ``folder``: serve this shared folder too. What cannot be is told by name (``ConfigurationError``).
     ``execution_log``: a file that gets one line of JSON before each handler starts, or a function that is called with
     the same facts as a dictionary: who ran what, told by the server. If it raises, the handler does not run.
     """
@@ -86,6 +87,7 @@ class Server:
         clock: Callable[[], Clock] = SystemClock,
         dice: Dice | None = None,
     ) -> None:
+        check_arguments(folder=folder)
         config = config or ServerConfig()
         self.folder_options = folder_options or FolderConfig()
         self._set_profile(config, config.profile if profile is None else profile)
@@ -121,11 +123,18 @@ class Server:
 
         It gets a ``Message`` and returns what can be written as JSON. Raise ``HandlerError``, ``RequestRefused`` or
         ``ModelSelectionError`` to say what went wrong; anything else is told to the client as ``handler_error`` with an id, and its traceback
-        stands in the log under that id. Raises ``ConfigurationError`` if the type has a handler.
+        stands in the log under that id. Raises ``ConfigurationError`` if the type has a handler, or if it is none.
         """
+        if callable(type):  # the parentheses were forgotten
+            name = getattr(type, "__name__", "echo")
+            raise ConfigurationError(f'write @server.handler("{name}"): it wants the type of the messages')
         check_type(type)
 
         def register(function: H) -> H:
+            if not callable(function):
+                raise ConfigurationError(
+                    f"the handler for {type!r} is not allowed: give a function, not {function!r}"
+                )
             if type in self._handlers:
                 raise ConfigurationError(f"there is a handler for {type!r} already: {self._handlers[type]!r}")
             self._handlers[type] = function
@@ -147,6 +156,7 @@ class Server:
         ``allowed_hosts``: further names by which clients may call this server, beside those of its ``ServerConfig``.
         Raises ``ConfigurationError`` for what cannot be.
         """
+        check_arguments(folder=folder)
         if profile is not None:
             self._set_profile(self.config, profile)
         if token is not None:
@@ -170,8 +180,11 @@ class Server:
             raise ConfigurationError("this server runs already: attach before it is entered")
         self._parts.append(part)
 
-    async def push(self, type: str, payload: object = None, *, session: str | None = None) -> None:
+    async def push(self, type: str, payload: object = None, *, session: str | None = None) -> int:
         """Push to every live session, connected or not; with ``session=message.session`` to that one, if it lives.
+
+        Returns for how many sessions it is: 0 for a session that does not live, or when there is none. Of deployed clients,
+        which have no sessions, each open stream and socket counts. It does not say that anybody has heard it yet.
 
         Raises ``InvalidMessage`` if the payload is no JSON, ``MessageTooLarge`` if the smallest transport does not take
         it, ``ConfigurationError`` if the server does not run.
@@ -192,8 +205,10 @@ class Server:
                 limit=limit,
                 outcome=Outcome.NEVER_SENT,
             )
+        audience = self._service.audience(session)
         self._feed(Pushed(type=type, payload=data, session=session))
         await anyio.lowlevel.checkpoint()
+        return audience
 
     # --- life -----------------------------------------------------------------------------------------
 

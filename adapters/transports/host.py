@@ -16,7 +16,7 @@ from devpipe.machines.events import ErrorOccurred, HealthChecked
 from devpipe.machines.inputs import Failure, Proved
 from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.dialect import HANDSHAKE, handshake_payload, read_peer
-from devpipe.machines.protocols.envelope import Envelope, decode, excerpt
+from devpipe.machines.protocols.envelope import MAX_REFUSAL_CHARS, Envelope, decode, excerpt
 from devpipe.machines.protocols.http import error_of
 from devpipe.machines.protocols.profiles import ELSEWHERE
 from devpipe.machines.protocols.session import HelloAnswer, read_hello
@@ -245,7 +245,8 @@ class Host:
             reason = str(error)
             if envelope.success is False:  # a refusal that says nothing else, like that of our Host header
                 body = error_of(envelope)
-                reason = f"the server refuses us: {excerpt(body.code)}, {excerpt(body.message)}"
+                said = excerpt(body.message, MAX_REFUSAL_CHARS)
+                reason = f"the server refuses us: {excerpt(body.code)}, {said}"
                 if body.code == "not_found":
                     reason += f": {ELSEWHERE}"
             failure = Failure(kind=FailureKind.PROTOCOL, reason=reason)

@@ -12,6 +12,7 @@ import anyio
 import httpx
 
 from devpipe.adapters.ports.clock import Clock
+from devpipe.adapters.tokens import ask_token
 from devpipe.adapters.transports.link import LinkLost
 from devpipe.machines.config import HttpConfig
 from devpipe.machines.errors import FailureKind, TransportError
@@ -164,18 +165,7 @@ class HttpCaller:
 
     async def _ask_token(self) -> None:
         if self._provider is not None:
-            try:
-                token = await self._provider()
-            except Exception as error:  # the user's function: whatever it raises, there is no token
-                raise LinkLost(
-                    Failure(
-                        kind=FailureKind.UNAVAILABLE,
-                        reason=f"the token function raised {type(error).__name__}",
-                    )
-                ) from error
-            if not token or not token.isascii() or not token.isprintable():
-                raise LinkLost(Failure(kind=FailureKind.AUTH, reason="the token is no printable ASCII text"))
-            self.token = token
+            self.token = await ask_token(self._provider)
         self._template = self._build_template(self.stream_client)
 
     def _build_template(self, client: httpx.AsyncClient) -> httpx.Headers:
@@ -251,6 +241,8 @@ class HttpCaller:
             content_type=headers.get("content-type", ""),
             retry_after=headers.get("retry-after", ""),
             body=reader.finish(),
+            # not whether we have a token: a client that was given may bring its own
+            authorized="authorization" in response.request.headers,
         )
 
     def failure_of(self, error: Exception) -> Failure:

@@ -24,6 +24,7 @@ from devpipe.adapters.ports.dial import (
     split_proxy,
     system_trust,
 )
+from devpipe.adapters.tokens import ask_token
 from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.link import Capabilities, LinkHost, LinkLost, Terms
 from devpipe.adapters.transports.registry import TokenProvider, TransportContext
@@ -275,16 +276,7 @@ class WebSocketLink:
     # --- inside ---------------------------------------------------------------------------------------
 
     async def _ask_token(self) -> str | None:
-        if self._token is None:
-            return None
-        try:
-            token = await self._token()
-        except Exception as error:  # the user's function: whatever it raises, there is no token
-            reason = f"the token function raised {type(error).__name__}"
-            raise LinkLost(Failure(kind=FailureKind.UNAVAILABLE, reason=reason)) from error
-        if not token or not token.isascii() or not token.isprintable():  # h11 would show it in its error
-            raise LinkLost(Failure(kind=FailureKind.AUTH, reason="the token is no printable ASCII text"))
-        return token
+        return None if self._token is None else await ask_token(self._token)
 
     async def _shake_hands(self, token: str | None) -> Failure | None:
         """Connect and ask for a WebSocket; why there is none. The driver bounds the time."""

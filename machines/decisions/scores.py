@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from devpipe.machines.config import SelectionWeights
 from devpipe.machines.decisions.health import HealthStatus
 
-__all__ = ["Score", "score"]
+__all__ = ["BEST", "Score", "score"]
+
+#: No score is higher.
+BEST = 1.0
 
 #: A median latency of this many seconds is worth nothing.
 WORST_LATENCY = 5.0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from devpipe.machines.errors import ModelSelectionError
 from devpipe.machines.models.rules import Rule, amount
 from devpipe.machines.models.types import REPORT, REQUEST, ModelReport, ModelSelectionRequest, Said, decode
 
-__all__ = ["REQUEST_ARGUMENTS", "report_of", "request_of"]
+__all__ = ["REQUEST_ARGUMENTS", "check_age", "report_of", "request_of"]
 
 #: The arguments of ``select`` with the fields that they become, and what each may be.
 REQUEST_ARGUMENTS: Mapping[str, tuple[str, Rule]] = {
@@ -27,6 +28,7 @@ _REPORT_ARGUMENTS: Mapping[str, tuple[str, Rule]] = {
     "satisfaction": ("satisfaction", REPORT["satisfaction"]),
 }
 _SECONDS = ("timeout", "response_time")
+_AGE = amount("seconds")
 
 
 def request_of(**arguments: object) -> ModelSelectionRequest:
@@ -37,6 +39,18 @@ def request_of(**arguments: object) -> ModelSelectionRequest:
     said = _said(arguments, REQUEST_ARGUMENTS, needed=("task_type",))
     fields = _fields(arguments, REQUEST_ARGUMENTS)
     return decode(fields, ModelSelectionRequest, what="the request", said=said)
+
+
+def check_age(max_age: float | None) -> None:
+    """Raises ``ModelSelectionError`` (``INVALID_REQUEST``) if ``max_age`` is given, and is no age."""
+    if max_age is not None and not _AGE.accepts(max_age):
+        words = _AGE.refusal("max_age", max_age)
+        raise ModelSelectionError(
+            f"the request is not valid: {words}",
+            code="INVALID_REQUEST",
+            details={"wrong": {"max_age": words}},
+            suggestions=(f"max_age: give {_AGE.allowed}",),
+        )
 
 
 def report_of(**arguments: object) -> ModelReport:

@@ -50,6 +50,7 @@ __all__ = [
     "dollars",
     "estimate_cost",
     "long_enough_for",
+    "plain",
 ]
 
 MAX_FALLBACKS = 3
@@ -155,7 +156,7 @@ def choose(
         selected_model=best.model,
         reasoning=_reasoning(request, wishes, candidates, able=len(able), online=len(online), budget=budget),
         fallback_models=_fallbacks(candidates) if wishes.fallback_enabled else (),
-        estimated_cost=best.price,
+        estimated_cost=plain(best.price),
         estimated_time_ms=best.time_ms,
         selection_metadata=SelectionMetadata(
             factors_considered=_factors(best, weights), confidence_score=min(1.0, confidence)
@@ -257,7 +258,7 @@ def _too_expensive(
     cost = estimate_cost(cheapest, request)
     tokens = request.context_length or ASSUMED_TOKENS
     suggestions = [
-        f"allow a max_cost of {dollars(cost, up=True)}: {cheapest.id} is the cheapest for {request.task_type}"
+        f"allow {dollars(cost, up=True)} or more: {cheapest.id} is the cheapest for {request.task_type}"
     ]
     affordable = int(budget / cheapest.cost_per_token)
     if affordable > 0:
@@ -273,7 +274,7 @@ def _too_expensive(
             "max_cost": budget,
             "tokens": tokens,
             "cheapest_model": cheapest.id,
-            "cheapest_cost": cost,
+            "cheapest_cost": plain(cost),
         },
         suggestions=tuple(suggestions),
     )
@@ -372,9 +373,10 @@ def _reasoning(
     strongest = max(
         Weights.__struct_fields__, key=lambda name: float(getattr(best, name)) * float(getattr(weights, name))
     )
+    price = f"within {dollars(budget)} for {tokens:,} tokens"
     words = [
-        f"{best.model.id} of {best.model.provider} for {request.task_type}: {able} can do it, {online} of them not offline, "
-        f"{len(candidates)} within {dollars(budget)} for {tokens:,} tokens.",
+        f"{best.model.id} of {best.model.provider} for {request.task_type}: "
+        f"{_counted(able, online, len(candidates), price)}.",
         f"By {wishes.priority} weights it scores {best.score:.3f}, most of it by {strongest}"
         + (f"; next is {rest[0].model.id} with {rest[0].score:.3f}." if rest else "; there is no other."),
     ]
@@ -393,12 +395,28 @@ def _reasoning(
     return " ".join(words)
 
 
+def _counted(able: int, online: int, affordable: int, price: str) -> str:
+    """How many were left by each rule; a rule that left all of them goes without saying."""
+    words = f"{able} model{'' if able == 1 else 's'} can do it"
+    if online < able:
+        words += f", {online} of them not offline"
+    if affordable < online:
+        return f"{words}, {affordable} {price}"
+    return f"{words} and {price}" if online < able else f"{words} {price}"
+
+
+def plain(amount: float) -> float:
+    """The same amount without the noise of binary fractions, for people who look at it: twelve digits."""
+    return float(f"{amount:.12g}")
+
+
 def dollars(amount: float, *, up: bool = False) -> str:
-    """Six digits, without an exponent; with ``up`` never less than ``amount``, so that it may be asked for as a limit."""
+    """Six digits, without an exponent, cents in full; with ``up`` never less than ``amount``: a limit that is enough."""
     text = f"{amount:.6g}"
     if up and float(text) * ROUNDING < amount:
         text = f"{amount * (1 + 6e-6):.6g}"  # a little more than rounding can take away
-    return f"${Decimal(text):f}"
+    whole, point, cents = f"{Decimal(text):f}".partition(".")
+    return f"${whole}{point}{cents.ljust(2, '0') if point else ''}"
 
 
 def _names(models: Sequence[Model]) -> str:

@@ -21,6 +21,7 @@ from devpipe.machines.models.scoring import (
     budget_of,
     estimate_cost,
     long_enough_for,
+    plain,
 )
 from devpipe.machines.models.types import (
     Model,
@@ -99,12 +100,12 @@ def choose_static(
     return ModelChoice(
         selected_model=chosen,
         reasoning=f"{chosen.id} stands in the static table{dated} for {request.task_type}{said}. "
-        f"The server gave no answer that can be used: {stand_in_for}",
+        f"The server has not chosen: {stand_in_for}",
         source="static",
         age=None,
         stand_in_for=stand_in_for,
         fallback_models=others,
-        estimated_cost=estimate_cost(chosen, request),
+        estimated_cost=plain(estimate_cost(chosen, request)),
         estimated_time_ms=chosen.response_time_avg_ms,
         selection_metadata=SelectionMetadata(
             factors_considered=("fallback",), confidence_score=_DOUBTFUL if given_up else _CONFIDENT

@@ -18,7 +18,7 @@ from devpipe.machines.errors import (
     RequestRefused,
 )
 
-__all__ = ["ANSWERS", "as_selection_error", "is_answer", "is_unknown"]
+__all__ = ["ANSWERS", "as_selection_error", "is_answer", "is_unknown", "selects_none"]
 
 #: Codes with which a server has answered, if not with a model.
 ANSWERS = frozenset({"NO_HEALTHY_MODELS", "BUDGET_EXCEEDED", "INVALID_REQUEST"})
@@ -43,6 +43,19 @@ def is_answer(error: ModelSelectionError) -> bool:
 def is_unknown(error: ModelSelectionError) -> bool:
     """True if the server has no such message: an older one."""
     return isinstance(error.__cause__, RequestRefused) and error.__cause__.code == "unknown_type"
+
+
+def selects_none(error: ModelSelectionError, *, server: str) -> ModelSelectionError:
+    """The same error of a server that has no such message as a selection: it names the server, and what to do."""
+    remedy = "start it with devpipe serve --catalogue FILE"
+    return ModelSelectionError(
+        f"the server at {server} selects no models ({error}): {remedy}",
+        code=error.code,
+        details=error.details,
+        suggestions=(remedy,),
+        outcome=error.outcome,
+        message_id=error.message_id,
+    )
 
 
 def as_selection_error(error: DevPipeError) -> ModelSelectionError:

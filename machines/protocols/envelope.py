@@ -6,7 +6,8 @@ too, unknown fields are ignored. The payload stays the bytes that came until som
 
 from __future__ import annotations
 
-from typing import Any
+from math import isfinite
+from typing import Any, cast
 
 import msgspec
 
@@ -23,6 +24,7 @@ __all__ = [
     "encode_request",
     "to_message",
     "MAX_ID_CHARS",
+    "MAX_REFUSAL_CHARS",
     "check_type",
     "encode_push",
     "excerpt",
@@ -34,6 +36,8 @@ __all__ = [
 MAX_ID_CHARS = 64
 _ID_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 MAX_TYPE_CHARS = 128
+#: Of a peer's own words about a refusal so much is shown: there stands what to do (characters).
+MAX_REFUSAL_CHARS = 200
 
 
 #: Codes of refusals that mean "not now": the message is as new as before, and may go again over any transport.
@@ -115,14 +119,33 @@ def valid_id(value: str) -> bool:
 def encode_payload(payload: object, *, type: str, message_id: str | None = None) -> bytes:
     """The payload as JSON bytes, made once however many transports try the message.
 
-    Raises ``InvalidMessage`` that names the type if the payload is no JSON.
+    Raises ``InvalidMessage`` that names the type if the payload is no JSON. Nan and infinity are none.
     """
     try:
-        return _encoder.encode(payload)
+        data = _encoder.encode(payload)
+        if b"null" in data:  # which is what msgspec writes for them, without a word
+            _check_finite(payload)
+        return data
     except (TypeError, ValueError, RecursionError, OverflowError, UnicodeEncodeError) as error:
         raise InvalidMessage(
             f"the payload of {type!r} cannot be written as JSON: {error}", message_id=message_id
         ) from error
+
+
+def _check_finite(payload: object) -> None:
+    """Raises ``ValueError`` that says where in a payload, which has been encoded, a number stands that is not finite."""
+    # of what can be encoded only msgspec.Raw has no plain form; it is JSON already
+    waiting: list[tuple[str, object]] = [("payload", msgspec.to_builtins(payload, enc_hook=lambda raw: None))]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, float) and not isfinite(value):
+            raise ValueError(f"{where} is {value}, and JSON has no such number")
+        if isinstance(value, dict):
+            members = cast("dict[object, object]", value).items()
+            waiting += [(f"{where}[{key!r}]", member) for key, member in members]
+        elif isinstance(value, (list, tuple)):
+            items = enumerate(cast("list[object]", value))
+            waiting += [(f"{where}[{at}]", item) for at, item in items]
 
 
 def check_type(type: str) -> None:

@@ -23,6 +23,7 @@ from devpipe.machines.errors import ConfigurationError, FailureKind, TransportEr
 from devpipe.machines.inputs import Failure
 from devpipe.machines.protocols.dialect import peer_answer, peer_refusal
 from devpipe.machines.protocols.envelope import (
+    MAX_REFUSAL_CHARS,
     NOT_NOW,
     Envelope,
     ErrorBody,
@@ -45,6 +46,7 @@ __all__ = [
     "read_answer",
     "read_retry_after",
     "target_of",
+    "unauthorized",
 ]
 
 NOT_PASSED = frozenset(
@@ -115,12 +117,16 @@ def _is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One HTTP response: status, the two headers that matter ("" if absent), and the whole decoded body."""
+    """One HTTP response: status, the two headers that matter ("" if absent), and the whole decoded body.
+
+    ``authorized``: the request has shown a token.
+    """
 
     status: int
     content_type: str
     retry_after: str
     body: bytes
+    authorized: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +163,8 @@ def read_answer(answer: Answer, *, call_id: str, wall: float, foreign: bool = Fa
     """
     status = answer.status
     if status == 401:
-        return _unserved(answer, FailureKind.AUTH, "the server refuses our token", wall=wall)
+        words = unauthorized(shown=answer.authorized)
+        return Unserved(failure=Failure(kind=FailureKind.AUTH, reason=words), executed=False)
     if 300 <= status < 400:
         return _unserved(answer, FailureKind.PROTOCOL, "a redirect, which is never followed", wall=wall)
     if not is_json(answer.content_type):
@@ -194,6 +201,13 @@ def read_answer(answer: Answer, *, call_id: str, wall: float, foreign: bool = Fa
     return _strange(answer, wall=wall, words="a message that answers nothing")
 
 
+def unauthorized(*, shown: bool) -> str:
+    """What a 401 says to the user, on POST, stream and WebSocket. ``shown``: the request has shown a token."""
+    if shown:
+        return "the server does not accept our token"
+    return "the server wants a token: give token= or DEVPIPE_TOKEN"
+
+
 def error_of(envelope: Envelope) -> ErrorBody:
     """The error of a refusal, also where a server gives only a text, or nothing."""
     error = envelope.error
@@ -210,7 +224,7 @@ def _not_now(answer: Answer, error: ErrorBody, *, wall: float) -> Unserved:
     return Unserved(
         failure=Failure(
             kind=FailureKind.UNAVAILABLE,
-            reason=f"status {answer.status}, {excerpt(error.code)}: {excerpt(error.message)}",
+            reason=f"status {answer.status}, {excerpt(error.code)}: {excerpt(error.message, MAX_REFUSAL_CHARS)}",
             retry_after=retry_after,
         ),
         executed=not rejected,

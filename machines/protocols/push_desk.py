@@ -97,11 +97,20 @@ class PushDesk:
 
     # --- what the program pushes --------------------------------------------------------------------------
 
+    def audience(self, session: str | None, sessions: Sessions) -> int:
+        """How many a push to this session, or to all, is for now."""
+        paths = self._out.listeners() if session is None and self._everybody else []
+        return len(_named(session, sessions)) + len(paths)
+
     def pushed(self, item: Pushed, sessions: Sessions, *, wall: int) -> None:
         """To one session, or to all, connected or not."""
-        for session in sessions.all():
-            if item.session is None or item.session == session.name:
-                session.pushes.append(item.type, item.payload, timestamp=wall)
-                self._out.flush(session, wall=wall)
+        for session in _named(item.session, sessions):
+            session.pushes.append(item.type, item.payload, timestamp=wall)
+            self._out.flush(session, wall=wall)
         if item.session is None and self._everybody:
             self._out.broadcast(encode_push(type=item.type, payload=item.payload, timestamp=wall))
+
+
+def _named(name: str | None, sessions: Sessions) -> list[ServerSession]:
+    """The one of this name, if it lives; without a name all."""
+    return [session for session in sessions.all() if name is None or name == session.name]

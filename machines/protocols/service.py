@@ -96,6 +96,13 @@ class Service:
         """How many handlers run."""
         return len(self._executions)
 
+    def audience(self, session: str | None = None) -> int:
+        """For how many sessions a push would be now: those of this name (one, or none), without a name all.
+
+        Connections of clients that know no sessions count among all of them, where the profile has such.
+        """
+        return self._desk.audience(session, self._sessions)
+
     # --- the common verbs -----------------------------------------------------------------------------
 
     def receive(self, item: ServiceInput, *, now: float, wall: int) -> None:

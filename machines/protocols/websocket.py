@@ -32,6 +32,8 @@ from wsproto.utilities import RemoteProtocolError
 
 from devpipe.machines.errors import FailureKind
 from devpipe.machines.inputs import Failure
+from devpipe.machines.protocols.envelope import MAX_REFUSAL_CHARS, excerpt
+from devpipe.machines.protocols.http import unauthorized
 from devpipe.machines.protocols.profiles import ELSEWHERE
 from devpipe.machines.protocols.websocket_fast import CONTINUE, FIN, TEXT, mask_frame, take_text_frames
 
@@ -104,6 +106,7 @@ class WebSocketClient:
         self._limit = limit
         self._fragment = fragment
         self._fast = fast
+        self._authorized = any(name.lower() == "authorization" for name, _ in handshake.headers)
         self._ws = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
         self._out: list[bytes] = []
         self._messages: list[bytes] = []
@@ -247,16 +250,21 @@ class WebSocketClient:
             note = " (an HTML page: a proxy, a portal or a web site has answered)"
         elif status == 404:
             note = f": {ELSEWHERE}, or websocket.path"
+        elif said := headers.get(b"devpipe-error", b"").decode("latin-1"):
+            note = f": {excerpt(said, MAX_REFUSAL_CHARS)}"
         if status in (401, 403, 407):
             kind = FailureKind.AUTH
         elif status >= 500 or status in (408, 425, 429):
             kind = FailureKind.UNAVAILABLE
         else:
             kind = FailureKind.PROTOCOL
+        words = f"the handshake was refused with HTTP {status}{note}"
+        if status == 401:
+            words = unauthorized(shown=self._authorized)
         seconds = headers.get(b"retry-after", b"")
         self._fail(
             kind,
-            f"the handshake was refused with HTTP {status}{note}",
+            words,
             # seconds only: reading a date needs a clock
             retry_after=float(seconds) if seconds.isdigit() and len(seconds) <= 6 else None,
         )

@@ -141,13 +141,23 @@ async def test_a_pipe_may_be_entered_before_anything_works_and_each_send_says_wh
         assert failed.value.outcome is devpipe.Outcome.NEVER_SENT and failed.value.safe_to_resend
 
 
-@pytest.mark.parametrize("token", [None, "wrong"])
-async def test_a_wrong_or_missing_token_fails_at_once_and_the_breaker_is_untouched(token: str | None) -> None:
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        (None, "the server wants a token: give token= or DEVPIPE_TOKEN"),
+        ("wrong", "the server does not accept our token"),
+    ],
+)
+async def test_a_wrong_or_missing_token_fails_at_once_and_the_breaker_is_untouched(
+    token: str | None, words: str
+) -> None:
     async with serving(token="right") as world:
         with anyio.fail_after(8), pytest.raises(devpipe.AllTransportsFailed) as failed:
             async with devpipe.connect(world.url, token=token):
                 pass
         assert failed.value.kind is devpipe.FailureKind.AUTH
+        told = {name: str(error) for name, error in failed.value.errors.items()}
+        assert told == {"websocket": f"websocket: {words}", "http": f"http: {words}"}
         assert "right" not in str(failed.value)
         async with devpipe.connect(world.url, token="right") as pipe:
             assert (await pipe.send("echo", 1)).payload == 1

@@ -163,7 +163,7 @@ def test_a_budget_that_nothing_fits_names_the_cheapest_that_would_do_and_its_cos
         code, text, details = ask(url, "model-selection-request", request)
         assert code == "BUDGET_EXCEEDED" and "the cheapest, cheap, costs $0.004" in text
         assert details["cheapest_model"] == "cheap" and details["cheapest_cost"] == pytest.approx(0.004)
-        assert "allow a max_cost of $0.004: cheap is the cheapest for chat" in details["suggestions"]
+        assert "allow $0.004 or more: cheap is the cheapest for chat" in details["suggestions"]
         answer = ask(url, "model-selection-request", request | {"max_cost": 0.004})
         assert answer["selected_model"]["id"] == "cheap"
 

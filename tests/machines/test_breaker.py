@@ -41,6 +41,13 @@ def test_it_opens_at_the_threshold_inside_the_window_and_not_below() -> None:
     assert breaker.drain_events() == [] and breaker.drain_effects() == []
 
 
+def test_it_shows_its_name_and_where_it_is() -> None:
+    breaker = CircuitBreaker(name="b")
+    assert repr(breaker) == "<CircuitBreaker b closed>"
+    fail(breaker, 5)
+    assert repr(breaker) == "<CircuitBreaker b open>"
+
+
 def test_failures_that_left_the_window_do_not_count() -> None:
     breaker = CircuitBreaker(name="b")
     for second in range(0, 30, 3):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,6 +111,45 @@ class Strange:
 def test_what_is_no_json_is_refused_before_it_is_sent_and_named(payload: object) -> None:
     with pytest.raises(InvalidMessage, match="echo"):
         encode_payload(payload, type="echo", message_id="p-1")
+
+
+@dataclass
+class Reading:
+    value: float
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (math.nan, "payload is nan, and JSON has no such number"),
+        ({"a": 1, "costs": [1.5, (-math.inf, "null")]}, r"payload['costs'][1][0] is -inf"),
+        ([None, {"x": {math.inf}}], "payload[1]['x'][0] is inf"),
+        ([Reading(1.0), Reading(math.nan)], "payload[1]['value'] is nan"),
+        ({"raw": msgspec.Raw(b"null"), "y": math.nan}, "payload['y'] is nan"),
+    ],
+)
+def test_a_number_that_json_has_not_is_refused_with_its_place(payload: object, words: str) -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        encode_payload(payload, type="echo")
+    assert words in str(caught.value) and "'echo'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "payload", [None, [None, "null", 1.5], {"a": msgspec.Raw(b"[null]")}, Reading(1e308)]
+)
+def test_a_null_that_was_meant_passes(payload: object) -> None:
+    assert encode_payload(payload, type="echo") == msgspec.json.encode(payload)
+
+
+@pytest.mark.parametrize("depth", [200, 100_000])
+def test_a_deep_payload_with_a_null_is_written_or_refused(depth: int) -> None:
+    payload: object = None
+    for _ in range(depth):
+        payload = [payload]
+    try:
+        assert encode_payload(payload, type="echo") == b"[" * depth + b"null" + b"]" * depth
+    except InvalidMessage:
+        assert depth > 200
 
 
 def test_a_payload_without_end_is_refused() -> None:

@@ -718,3 +718,8 @@ def test_only_a_door_through_which_our_server_was_reached_says_something_of_it()
         Doubt(transport="folder"),
     ], "each is probed once"
     assert failover.active == "websocket", "who carries messages goes on"
+
+
+def test_it_shows_its_transports_and_where_it_is() -> None:
+    assert repr(make()) == "<Failover of websocket, http, folder idle>"
+    assert repr(active()) == "<Failover of websocket, http, folder active>"

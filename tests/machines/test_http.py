@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -105,10 +106,20 @@ def test_an_echo_of_our_own_request_is_no_reply() -> None:
     assert "answers nothing" in reading.failure.reason
 
 
-def test_401_is_auth_whatever_its_body() -> None:
+@pytest.mark.parametrize(
+    ("authorized", "words"),
+    [
+        (False, "the server wants a token: give token= or DEVPIPE_TOKEN"),
+        (True, "the server does not accept our token"),
+    ],
+)
+def test_401_is_auth_whatever_its_body_and_says_whether_a_token_was_shown(
+    authorized: bool, words: str
+) -> None:
     for body in (b"", json.dumps({**REPLY, "success": False}).encode()):
-        reading = unserved(answer(401, body))
+        reading = unserved(replace(answer(401, body), authorized=authorized))
         assert reading.failure.kind is FailureKind.AUTH and not reading.executed
+        assert reading.failure.reason == words
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308])

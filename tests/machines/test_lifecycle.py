@@ -518,3 +518,8 @@ def test_what_is_destroyed_waits_for_nothing_however_long_its_link_takes_to_clos
     assert life.next_deadline() is None
     life.handle_deadline(now=1e9)
     assert life.state is LifecycleState.DESTROYED
+
+
+def test_it_shows_its_name_and_where_it_is() -> None:
+    assert repr(make()) == "<Lifecycle ws new>"
+    assert repr(healthy()) == "<Lifecycle ws healthy>"

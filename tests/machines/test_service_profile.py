@@ -120,7 +120,7 @@ def test_a_push_to_all_is_heard_on_streams_and_sockets_without_a_place_in_any_hi
     world.send(2, "handshake", id="hs")
     world.ask(3, "http")
     told = sent(world.feed(Pushed(type="news", payload=b"5")))
-    assert [path for path, _ in told] == [1, 2]
+    assert [path for path, _ in told] == [1, 2] and world.service.audience() == 2
     assert told[0][1] == {"type": "news", "timestamp": WALL, "payload": 5}
     world.feed(PathClosed(path=1))
     assert [path for path, _ in sent(world.feed(Pushed(type="news", payload=b"5")))] == [2]
@@ -129,6 +129,7 @@ def test_a_push_to_all_is_heard_on_streams_and_sockets_without_a_place_in_any_hi
 def test_a_push_to_one_session_is_nobody_elses(world: World) -> None:
     world.stream(1)
     assert world.feed(Pushed(type="news", payload=b"5", session="somebody")) == []
+    assert world.service.audience("somebody") == 0
 
 
 def test_a_client_that_says_hello_has_a_session_as_ever_and_hears_each_push_once(world: World) -> None:
@@ -138,7 +139,7 @@ def test_a_client_that_says_hello_has_a_session_as_ever_and_hears_each_push_once
     assert one(world.send(1, "hello", id="c-c1", payload=hello))[1]["payload"]["session"] == SESSION
     world.send(1, "attach", id="c-c2", payload={"number": 1})
     [(path, push)] = sent(world.feed(Pushed(type="news", payload=b"5")))
-    assert (path, push["offset"]) == (1, 1)
+    assert (path, push["offset"]) == (1, 1) and world.service.audience() == 1
 
 
 def test_a_stream_that_names_a_strange_session_or_comes_too_late_is_refused(world: World) -> None:

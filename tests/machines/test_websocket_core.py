@@ -169,7 +169,7 @@ def test_a_wrong_accept_token_is_refused() -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "kind", "words", "retry_after"),
     [
-        (401, "", FailureKind.AUTH, "HTTP 401", None),
+        (401, "", FailureKind.AUTH, "the server wants a token: give token= or DEVPIPE_TOKEN", None),
         (403, "", FailureKind.AUTH, "HTTP 403", None),
         (407, "", FailureKind.AUTH, "HTTP 407", None),
         (404, "", FailureKind.PROTOCOL, "HTTP 404", None),
@@ -177,6 +177,14 @@ def test_a_wrong_accept_token_is_refused() -> None:
         (200, "Content-Type: text/HTML\r\n", FailureKind.PROTOCOL, "HTML page", None),
         (429, "Retry-After: 7\r\n", FailureKind.UNAVAILABLE, "HTTP 429", 7.0),
         (503, "Retry-After: 30\r\n", FailureKind.UNAVAILABLE, "HTTP 503", 30.0),
+        (503, "DevPipe-Error: do this\r\n", FailureKind.UNAVAILABLE, "HTTP 503: 'do this'", None),
+        (
+            421,
+            "DevPipe-Error: \x1b[31m\xe9" + "x" * 300 + "\r\n",
+            FailureKind.PROTOCOL,
+            "HTTP 421: '\\x1b[31m\xc3\xa9",
+            None,
+        ),
         (503, "Retry-After: 9999999\r\n", FailureKind.UNAVAILABLE, "HTTP 503", None),
         (503, "Retry-After: Tue, 24 Nov 2026 12:00:00 GMT\r\n", FailureKind.UNAVAILABLE, "HTTP 503", None),
         (103, "", FailureKind.PROTOCOL, "HTTP 103", None),

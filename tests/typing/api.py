@@ -46,6 +46,20 @@ def blocking_models() -> None:
         print(choice.reasoning)
 
 
+async def async_token() -> str:
+    return "t"
+
+
+async def tokens() -> None:
+    async with devpipe.connect("http://127.0.0.1:8000", token=async_token):
+        pass
+    async with devpipe.connect_single("http", "http://127.0.0.1:8000", token=lambda: "t"):
+        pass
+    async with devpipe.ModelSelector("http://127.0.0.1:8000", token=lambda: "t"):
+        pass
+    print(await devpipe.diagnose("http://127.0.0.1:8000", token=lambda: "t"))
+
+
 async def doctor() -> None:
     report: devpipe.Report = await devpipe.diagnose("http://127.0.0.1:8000", folder=".devpipe", timeout=2.0)
     working: tuple[str, ...] = report.working
@@ -117,8 +131,8 @@ async def serve() -> None:
         return message.payload
 
     async with server:
-        await server.push("news", {"n": 1}, session="s")
-        print(await echo(devpipe.Message(id="a", type="b", raw=None)), sync)
+        reached: int = await server.push("news", {"n": 1}, session="s")
+        print(await echo(devpipe.Message(id="a", type="b", raw=None)), sync, reached)
 
 
 def machines() -> None:

@@ -100,10 +100,18 @@ async def test_the_explanation_names_each_transport_with_its_score_and_what_woul
             assert 0 < explained.transports[0].score <= 1
             words = str(explained)
             assert "active: websocket" in words and "reliability" in words and "would change it" in words
-            # no score is above 1: what cannot be reached is not named
-            assert explained.transports[0].score > 0.9 and explained.would_change == "the loss of websocket"
+            assert explained.would_change == "the loss of websocket (no score can beat it)"
             pipe.use("http")
             assert "use(None) frees the choice" in str(pipe.explain())
+
+
+async def test_a_score_that_would_change_the_choice_is_named_where_one_could() -> None:
+    settings = {"failover.lead": 0.005}
+    with anyio.fail_after(20):
+        async with serving() as world, open_pipe(world, "websocket", "http", settings=settings) as pipe:
+            words = pipe.explain().would_change
+    assert words.startswith("the loss of websocket, or another transport with a score of 0.9")
+    assert words.endswith(" or more")
 
 
 async def test_the_explanation_of_a_transport_that_fails_says_why_and_when_it_is_tried_again() -> None:

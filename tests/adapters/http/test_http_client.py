@@ -66,6 +66,18 @@ async def test_a_server_that_wants_a_token_and_gets_none_is_an_auth_failure() ->
         link.submit(make("p-1"))
         await ear.until(lambda: ear.lost is not None)
     assert ear.lost is not None and ear.lost.kind is FailureKind.AUTH
+    assert ear.lost.reason == "the server wants a token: give token= or DEVPIPE_TOKEN"
+
+
+async def test_a_token_of_a_given_client_that_is_refused_was_shown_all_the_same() -> None:
+    async with (
+        serving(refusing("other")) as peer,
+        httpx.AsyncClient(headers={"Authorization": "Bearer its-own"}) as client,
+        linked(peer.url, client=client) as (link, ear),
+    ):
+        link.submit(make("p-1"))
+        await ear.until(lambda: ear.lost is not None)
+    assert ear.lost is not None and ear.lost.reason == "the server does not accept our token"
 
 
 async def test_a_token_function_that_fails_is_told_without_its_words() -> None:

@@ -108,7 +108,7 @@ async def test_over_every_transport_a_model_is_selected_and_an_error_has_code_de
         )
         assert code == "BUDGET_EXCEEDED" and "the cheapest, strong, costs $0.1" in text
         assert details["cheapest_model"] == "strong" and details["cheapest_cost"] == pytest.approx(0.1)
-        assert details["suggestions"][0] == "allow a max_cost of $0.1: strong is the cheapest for planning"
+        assert details["suggestions"][0] == "allow $0.10 or more: strong is the cheapest for planning"
 
 
 async def test_every_message_is_known_by_both_its_spellings(catalogue: Path) -> None:

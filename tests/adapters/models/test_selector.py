@@ -78,6 +78,13 @@ async def test_a_wrong_argument_is_refused_by_its_own_name_and_nothing_is_sent()
         calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], str]] = [
             (models.select, ("poetry",), {}, "task_type = 'poetry' is not allowed: give one of text-generat"),
             (models.select, ("chat",), {"timeout": -1, "providers": "x"}, "providers = 'x'.*timeout = -1"),
+            (
+                models.select,
+                ("chat",),
+                {"max_age": -1},
+                "max_age = -1 is not allowed: give a finite number, 0",
+            ),
+            (models.select, ("chat",), {"max_age": "1"}, "max_age = '1' is not allowed"),
             (models.select_for_task, ("chat", "best"), {}, "quality = 'best' is not allowed"),
             (models.select_cost_optimized, ("chat", -1), {}, "max_cost_usd = -1 is not allowed"),
             (models.select_high_performance, ("poetry",), {}, "task_type = 'poetry' is not allowed"),
@@ -171,6 +178,27 @@ async def test_a_request_that_is_not_valid_is_refused_by_name(wrong: dict[str, A
 
 
 # --- what stands in -----------------------------------------------------------------------------------
+
+
+async def test_a_server_that_selects_no_models_is_told_with_the_remedy_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with anyio.fail_after(20):
+        async with serving() as world:
+            async with devpipe.ModelSelector(world.url, transports=["http"]) as models:
+                choices = [await models.select("chat"), await models.select("chat")]
+                models.fallback_enabled = False
+                with pytest.raises(devpipe.ModelSelectionError) as caught:
+                    await models.select("chat")
+    told = caught.value
+    assert str(told).startswith(
+        f"the server at {world.url} selects no models (unknown_type: no handler for 'model-selection-request'; there are: echo, "
+    )
+    assert str(told).endswith("): start it with devpipe serve --catalogue FILE")
+    assert told.code == "SERVICE_UNAVAILABLE" and isinstance(told.__cause__, devpipe.RequestRefused)
+    assert [(choice.source, choice.stand_in_for) for choice in choices] == [("static", str(told))] * 2
+    warnings = [record.getMessage() for record in caplog.records if record.name == "devpipe.models"]
+    assert warnings == [f"{told}; until then something stands in"]
 
 
 async def test_an_answer_young_enough_is_given_again_with_its_age() -> None:
@@ -600,6 +628,13 @@ async def test_an_exception_inside_comes_out_as_it_was() -> None:
 def test_a_wrong_argument_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(devpipe.ConfigurationError, match=named):
         devpipe.ModelSelector(NOBODY, **wrong)
+
+
+@pytest.mark.parametrize("selector", [devpipe.ModelSelector, devpipe.blocking.ModelSelector])
+@pytest.mark.parametrize("name", ["fallback_tabl", "wait"])
+def test_an_argument_that_is_none_is_named_as_one_of_the_selector(selector: Any, name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^ModelSelector\(\) got an unexpected keyword argument '{name}'"):
+        selector(NOBODY, **{name: "x"})
 
 
 def test_a_pipe_and_an_address_together_are_refused() -> None:

@@ -173,6 +173,17 @@ async def test_a_result_that_is_no_json_is_the_handlers_error(
     assert len(caplog.records) == 1
 
 
+async def test_a_result_with_a_number_that_json_has_not_is_an_error_and_the_log_says_where(
+    serving: Serving, make_server: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = make_server()
+    server.handler("mean")(lambda message: {"mean": float("nan")})
+    async with serving(server) as served:
+        error = (await answer_of(served, "mean"))["error"]
+    assert error["code"] == "handler_error" and "no JSON" in error["message"]
+    assert "payload['mean'] is nan" in caplog.text and error["details"]["errorId"] in caplog.text
+
+
 async def test_an_unknown_type_is_refused_by_name(serving: Serving, make_server: Make) -> None:
     async with serving(make_server()) as served:
         answer = await served.post("ech")
@@ -188,6 +199,28 @@ def test_a_second_handler_for_a_type_is_a_mistake() -> None:
         server.handler("echo")(lambda message: 2)
     with pytest.raises(devpipe.InvalidMessage):
         server.handler("")
+
+
+def test_a_handler_without_its_type_or_that_is_no_function_is_told_what_to_write() -> None:
+    server: Any = devpipe.Server()
+    with pytest.raises(devpipe.ConfigurationError, match=r'write @server\.handler\("echo"\)'):
+
+        @server.handler
+        async def echo(message: devpipe.Message) -> Any:
+            return message.payload
+
+    with pytest.raises(devpipe.ConfigurationError, match="handler for 'x' is not allowed: .*, not 5"):
+        server.handler("x")(5)
+    server.handler("x")(lambda message: 1)
+
+
+def test_a_folder_that_is_no_path_is_named() -> None:
+    folder: Any = 5
+    words = "folder = 5 from argument is not allowed: give a path"
+    with pytest.raises(devpipe.ConfigurationError, match=words):
+        devpipe.Server(folder=folder)
+    with pytest.raises(devpipe.ConfigurationError, match=words):
+        devpipe.Server().configure(folder=folder)
 
 
 async def test_a_handler_that_is_cancelled_by_what_it_waits_for_is_answered(serving: Serving) -> None:
@@ -342,6 +375,17 @@ async def test_a_handler_pushes_to_who_asked(serving: Serving) -> None:
         await one.send("subscribe", id="x-1")
         assert {(await one.message())["type"] for _ in range(2)} == {"news", "response"}
         assert (await other.call("ping"))["type"] == "pong"
+
+
+async def test_a_push_says_for_how_many_sessions_it_is(serving: Serving, make_server: Make) -> None:
+    async with serving(make_server()) as served, served.connected() as one, served.connected() as other:
+        push = served.server.push
+        assert await push("news") == 0
+        await one.hello(SESSION)
+        await other.hello("f" * 16)
+        assert await push("news") == 2
+        assert await push("news", session=session_name(SESSION)) == 1
+        assert await push("news", session="nosuch") == 0
 
 
 async def test_a_push_that_fits_no_transport_is_refused(serving: Serving, make_server: Make) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 import httpx
+import hypercorn
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
 import devpipe
+from devpipe.adapters.server.listener import listen
 
 pytestmark = pytest.mark.anyio
 
@@ -218,6 +221,30 @@ async def test_mounted_without_a_life_it_says_so(make_server: Make) -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         answer = await http.get("/health")
         assert answer.status_code == 503 and answer.json()["error"]["code"] == "closing"
+
+
+async def test_a_pipe_to_a_mounted_server_without_a_life_is_told_what_to_write_and_so_is_the_log(
+    make_server: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    remedy = 'this server does not run: write "async with server:" in the lifespan of your application'
+    parent = Starlette(routes=[Mount("/pipe", app=make_server())])
+    ended = anyio.Event()
+    with socket.create_server(("127.0.0.1", 0)) as bound, anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(listen, parent, hypercorn.Config(), bound, ended=ended, grace=0.1))
+            url = f"http://127.0.0.1:{bound.getsockname()[1]}/pipe"
+            with pytest.raises(devpipe.AllTransportsFailed) as caught:
+                async with devpipe.connect(url, connect_timeout=0.5):
+                    pass
+            ended.set()
+    assert {name: str(error) for name, error in caught.value.errors.items()} == {
+        "websocket": f"websocket: the handshake was refused with HTTP 503: {remedy!r}",
+        "http": f"http: status 503, 'closing': {remedy!r}",
+    }
+    logged = [record for record in caplog.records if record.name == "devpipe.server"]
+    assert [(record.levelname, record.getMessage()) for record in logged] == [
+        ("WARNING", f"{remedy}; until then everything is refused")
+    ]
 
 
 async def lifespan_of(server: devpipe.Server, during: Callable[[], None]) -> list[str]:

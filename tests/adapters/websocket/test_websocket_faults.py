@@ -109,7 +109,7 @@ async def test_an_attacker_is_told_the_close_code_on_the_wire(fast: bool, attack
     ("answer", "kind", "words"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>", FailureKind.PROTOCOL, "HTML page"),
-        (b"HTTP/1.1 401 x\r\nContent-Length: 0\r\n\r\n", FailureKind.AUTH, "401"),
+        (b"HTTP/1.1 401 x\r\nContent-Length: 0\r\n\r\n", FailureKind.AUTH, "wants a token"),
         (b"HTTP/1.1 403 x\r\nContent-Length: 0\r\n\r\n", FailureKind.AUTH, "403"),
         (b"HTTP/1.1 302 x\r\nLocation: /\r\n\r\n", FailureKind.PROTOCOL, "redirect"),
         (b"HTTP/1.1 503 x\r\nRetry-After: 9\r\n\r\n", FailureKind.UNAVAILABLE, "503"),

@@ -14,6 +14,7 @@ from devpipe.machines.models.scoring import (
     QUALITY_LEVELS,
     WEIGHTS,
     choose,
+    dollars,
     estimate_cost,
 )
 from devpipe.machines.models.types import (
@@ -195,9 +196,41 @@ def test_the_reasoning_counts_who_was_left_at_each_step() -> None:
     models = [model("a"), model("b", cost_per_token=1), model("c", chat=0.7), model("d", chat=0)]
     answer = choose(chat(max_cost=0.01), models=models, health=health("c", "offline"))
     assert answer.reasoning == (
-        "a of acme for chat: 3 can do it, 2 of them not offline, 1 within $0.01 for 1,000 tokens. "
+        "a of acme for chat: 3 models can do it, 2 of them not offline, 1 within $0.01 for 1,000 tokens. "
         "By balanced weights it scores 0.740, most of it by task; there is no other."
     )
+
+
+def test_a_rule_that_leaves_all_of_them_goes_without_saying() -> None:
+    a, b, dear = model("a"), model("b"), model("dear", cost_per_token=1)
+    offline = health("b", "offline")
+    counted = [
+        choose(chat(), models=[a, b]).reasoning,
+        choose(chat(), models=[a]).reasoning,
+        choose(chat(), models=[a, b], health=offline).reasoning,
+        choose(chat(), models=[a, dear]).reasoning,
+    ]
+    assert [words.partition(": ")[2].partition(". ")[0] for words in counted] == [
+        "2 models can do it within $0.50 for 1,000 tokens",
+        "1 model can do it within $0.50 for 1,000 tokens",
+        "2 models can do it, 1 of them not offline and within $0.50 for 1,000 tokens",
+        "2 models can do it, 1 within $0.50 for 1,000 tokens",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [(0.5, "$0.50"), (0.0002, "$0.0002"), (3, "$3"), (12.25, "$12.25"), (1e-9, "$0.000000001"), (0, "$0")],
+)
+def test_dollars_are_written_as_people_write_them(amount: float, shown: str) -> None:
+    assert dollars(amount) == shown
+
+
+def test_costs_that_are_told_have_no_noise_of_binary_fractions() -> None:
+    noisy = model("a", cost_per_token=2e-7)
+    assert noisy.estimated_cost(None) != 0.0002, "else this tests nothing"
+    assert choose(chat(), models=[noisy]).estimated_cost == 0.0002
+    assert refused(chat(max_cost=0), noisy).details["cheapest_cost"] == 0.0002
 
 
 # --- nobody -----------------------------------------------------------------------------------------
@@ -235,11 +268,11 @@ def test_a_budget_that_nothing_fits_names_the_cheapest_and_what_it_costs() -> No
         "cheapest_model": "cheap", "cheapest_cost": pytest.approx(0.0003),
     }  # fmt: skip
     assert error.suggestions == (
-        "allow a max_cost of $0.0003: cheap is the cheapest for chat",
+        "allow $0.0003 or more: cheap is the cheapest for chat",
         "or send at most 300 tokens: so many cheap does for $0.0001",
     )
     assert refused(chat(max_cost=0), cheap).suggestions == (
-        "allow a max_cost of $0.000333335: cheap is the cheapest for chat",
+        "allow $0.000333335 or more: cheap is the cheapest for chat",
     )
     assert refused(chat(), dear, preferences=Preferences(max_cost_per_request=0.9)).code == "BUDGET_EXCEEDED"
     assert selected(chat(max_cost=2), dear, preferences=Preferences(max_cost_per_request=0.9)) == "dear"
@@ -249,7 +282,7 @@ def test_a_budget_that_nothing_fits_names_the_cheapest_and_what_it_costs() -> No
 def test_what_is_suggested_as_a_budget_is_enough(price: float, tokens: int) -> None:
     dear = model("dear", cost_per_token=price)
     words = refused(chat(max_cost=0, context_length=tokens), dear).suggestions[0]
-    suggested = float(words.split("$")[1].split(":")[0])
+    suggested = float(words.split("$")[1].split()[0])
     assert suggested <= estimate_cost(dear, chat(context_length=tokens)) * 1.0001
     assert selected(chat(max_cost=suggested, context_length=tokens), dear) == "dear"
 

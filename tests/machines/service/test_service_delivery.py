@@ -37,6 +37,17 @@ def test_a_push_to_one_session_reaches_no_other(world: World) -> None:
     assert offsets(world.push()) == [(1, 1), (2, 2)]
 
 
+def test_a_push_is_for_the_sessions_that_live_connected_or_not(world: World) -> None:
+    assert world.service.audience() == 0
+    world.socket(1, SESSION)
+    world.socket(2, OTHER)
+    world.open(3)  # a connection that has said no word is nobody's
+    world.feed(PathClosed(path=1))
+    assert world.service.audience() == 2
+    assert world.service.audience(session_name(SESSION)) == world.service.audience(session_name(OTHER)) == 1
+    assert world.service.audience("nobody") == 0
+
+
 def test_pushes_wait_for_a_client_that_is_away(world: World) -> None:
     world.socket(1)
     world.send(1, "attach", {"number": 1}, id="x-1")

@@ -1,4 +1,4 @@
-"""What ``connect`` was called with, looked at before anything is done with it: each wrong argument by its name."""
+"""What a program gives, looked at before anything is done with it: each wrong argument by its name."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _wanted(name: str, value: object) -> str | None:
         case "ssl_context":
             fits, wanted = isinstance(value, ssl.SSLContext), "an ssl.SSLContext"
         case _:
-            raise AssertionError(name)  # connect names no other
+            raise AssertionError(name)  # we name no other
     return None if fits else wanted
 
 
