@@ -17,6 +17,7 @@ import anyio.to_thread
 import pytest
 
 import devpipe
+from devpipe.machines.protocols.folder import BEAT, MISSED_BEATS
 
 pytestmark = pytest.mark.anyio
 
@@ -45,8 +46,8 @@ anyio.run(main, backend=sys.argv[4])
 PROMPT = 4.0
 #: Without a sign of life a ping goes out after 3 s, and may stay unanswered for 2 s; a look at the beat and one sweep.
 SILENCE = 3.0 + 2.0 + 0.25 + 0.25
-#: What a crowded machine may add (seconds): less than the beat that was counted before.
-SLACK = 0.4
+#: What a crowded machine may add (seconds). The rules themselves are held with a clock of ours (test_folder_core.py).
+SLACK = 2.0
 
 
 class Place:
@@ -225,7 +226,7 @@ async def test_a_server_that_was_killed_is_replaced_at_once(place: Place) -> Non
     killed = time.monotonic()
     await anyio.to_thread.run_sync(place.start)
     assert place.url
-    assert time.monotonic() - killed < 2.5 + SLACK
+    assert time.monotonic() - killed < BEAT * MISSED_BEATS, "before its clients have given the folder up"
 
 
 async def test_a_server_that_ended_well_takes_its_beat_with_it(place: Place) -> None:
