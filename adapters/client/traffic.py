@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from devpipe.adapters.client.verdicts import reply_error, too_large, transport_error
 from devpipe.adapters.ports.clock import Clock, Dice
 from devpipe.adapters.transports.base import Transport
 from devpipe.machines.config import PipeConfig
@@ -33,6 +32,13 @@ from devpipe.machines.inputs import Failure
 from devpipe.machines.protocols.calls import SWEEP, Call, Calls
 from devpipe.machines.protocols.envelope import NOT_NOW, Envelope, ErrorBody, to_message
 from devpipe.machines.protocols.session import ClientSession
+from devpipe.machines.protocols.verdicts import (
+    Offer,
+    may_go_again,
+    reply_error,
+    too_large,
+    transport_error,
+)
 
 __all__ = ["Routes", "Traffic"]
 
@@ -152,7 +158,11 @@ class Traffic:
         )
         if body.code == "session_unknown":
             self._session_unknown(call, transport)
-        elif body.code in NOT_NOW and body.outcome == Outcome.REJECTED.value and self._may_go_again(call):
+        elif (
+            body.code in NOT_NOW
+            and body.outcome == Outcome.REJECTED.value
+            and call.attempts <= self._most_attempts
+        ):
             self._not_now(call, body, transport)
         else:
             self.answered += 1
@@ -175,7 +185,7 @@ class Traffic:
         routes = self._routes
         fitting = [t for t in routes.transports.values() if self._fits(call, t)]
         if not fitting:
-            raise too_large(call, routes.transports)
+            raise too_large(call, self._offers())
         usable = [t for t in routes.usable() if t in fitting]
         active = routes.active
         if active in usable:
@@ -193,7 +203,7 @@ class Traffic:
                 continue  # the next one; if none takes it, it waits for what the manager decides
             except MessageTooLarge as error:
                 if len(fitting) == 1:
-                    raise too_large(call, routes.transports) from error
+                    raise too_large(call, self._offers()) from error
         self._park(call)
 
     def _park(self, call: Call) -> None:
@@ -242,19 +252,32 @@ class Traffic:
     def returned(self, call: Call, failure: Failure, transport: Transport) -> None:
         """An attempt has ended without a reply: send the message again if that cannot run it twice."""
         now = self._clock.now()
-        if call.outcome is not Outcome.NEVER_SENT and not self.session.remembers:
-            self._fail(call, transport_error(call, failure, transport))
-            return
-        if not self._may_go_again(call):
-            self._fail(call, transport_error(call, failure, transport))
-            return
-        if failure.kind is FailureKind.AUTH and len(self._routes.transports) == 1:
-            self._fail(call, transport_error(call, failure, transport))
-            return
-        self._send_again(call, failure, transport, now=now)
+        again = may_go_again(
+            call,
+            failure,
+            remembered=self.session.remembers,
+            alone=len(self._routes.transports) == 1,
+            most_attempts=self._most_attempts,
+        )
+        if again:
+            self._send_again(call, failure, transport, now=now)
+        else:
+            self._fail(call, transport_error(call, failure, transport=transport.type, id=transport.id))
 
-    def _may_go_again(self, call: Call) -> bool:
-        return call.attempts <= self._config.retry_attempts + len(self._routes.transports)
+    @property
+    def _most_attempts(self) -> int:
+        """Each transport once, and ``retry_attempts`` more."""
+        return self._config.retry_attempts + len(self._routes.transports)
+
+    def _offers(self) -> list[Offer]:
+        return [
+            Offer(
+                transport=t.type,
+                max_message_bytes=t.max_message_bytes,
+                supports_realtime=t.capabilities.supports_realtime,
+            )
+            for t in self._routes.transports.values()
+        ]
 
     def _not_now(self, call: Call, body: ErrorBody, transport: Transport) -> None:
         """The server did not take it, for now: it is as new as before, and goes again when there may be room."""

@@ -1,10 +1,10 @@
-"""With which error a call ends, and what that says about the message."""
+"""Whether a message may be sent again, with which error a call ends else, and what that says about the message."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
+from dataclasses import dataclass
 
-from devpipe.adapters.transports.base import Transport
 from devpipe.machines.errors import (
     DeadlineExceeded,
     DevPipeError,
@@ -19,10 +19,31 @@ from devpipe.machines.inputs import Failure
 from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.envelope import ErrorBody
 
-__all__ = ["reply_error", "too_large", "transport_error"]
+__all__ = ["Offer", "may_go_again", "reply_error", "too_large", "transport_error"]
 
 #: Refusals that say nothing about earlier attempts of the same message.
 _FRESH_REFUSALS = frozenset({"busy", "closing", "unauthorized", "expired", "too_large", "bad_message"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What one transport takes: messages of so many bytes, and such as wish to be carried in realtime."""
+
+    transport: str
+    max_message_bytes: int
+    supports_realtime: bool
+
+
+def may_go_again(call: Call, failure: Failure, *, remembered: bool, alone: bool, most_attempts: int) -> bool:
+    """After an attempt without a reply. ``remembered``: the server knows ids, so that none is run twice (promise P2).
+
+    ``alone``: there is no other transport, and the same token would be refused again.
+    """
+    if call.outcome is not Outcome.NEVER_SENT and not remembered:
+        return False
+    if failure.kind is FailureKind.AUTH and alone:
+        return False
+    return call.attempts <= most_attempts
 
 
 def reply_error(call: Call, body: ErrorBody) -> DevPipeError:
@@ -40,12 +61,12 @@ def reply_error(call: Call, body: ErrorBody) -> DevPipeError:
     return HandlerError(text, code=body.code, details=body.details, message_id=call.id)
 
 
-def transport_error(call: Call, failure: Failure, transport: Transport) -> TransportError:
-    """The last attempt came back without a reply, and there will be no other."""
+def transport_error(call: Call, failure: Failure, *, transport: str, id: str) -> TransportError:
+    """The last attempt came back without a reply, and there will be no other. ``transport``, ``id``: who carried it."""
     return TransportError(
-        f"{transport.type}: {failure.reason}",
+        f"{transport}: {failure.reason}",
         kind=failure.kind,
-        transport=transport.id,
+        transport=id,
         retryable=failure.kind is not FailureKind.AUTH,
         retry_after=failure.retry_after,
         outcome=call.known,
@@ -53,24 +74,23 @@ def transport_error(call: Call, failure: Failure, transport: Transport) -> Trans
     )
 
 
-def too_large(call: Call, routes: Mapping[str, Transport]) -> DevPipeError:
+def too_large(call: Call, offers: Collection[Offer]) -> DevPipeError:
     """No configured transport takes this call: for its size, or for what it wishes."""
-    transports = routes.values()
     size = len(call.payload)
-    if call.realtime and not any(t.capabilities.supports_realtime for t in transports):
+    if call.realtime and not any(offer.supports_realtime for offer in offers):
         return RequestRefused(
             f"message {call.id} wants realtime, and no configured transport has it",
             code="no_realtime",
             outcome=call.known,
             message_id=call.id,
         )
-    best = max(transports, key=lambda t: t.max_message_bytes)
+    best = max(offers, key=lambda offer: offer.max_message_bytes)
     return MessageTooLarge(
         f"message {call.id} has {size} bytes; the most that a configured transport takes is "
-        f"{best.max_message_bytes} bytes ({best.type})",
+        f"{best.max_message_bytes} bytes ({best.transport})",
         size=size,
         limit=best.max_message_bytes,
-        suggestion=best.type if size <= best.max_message_bytes else None,
+        suggestion=best.transport if size <= best.max_message_bytes else None,
         outcome=call.known if call.attempts else Outcome.NEVER_SENT,
         message_id=call.id,
     )
