@@ -14,6 +14,8 @@ from devpipe.machines.protocols.folder import (
     BeatWatch,
     beat_data,
     client_of,
+    flat_draft,
+    is_flat_draft,
     is_fresh,
     is_orphan,
     push_name,
@@ -72,6 +74,11 @@ def test_one_scan_takes_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(folder, "MAX_ENTRIES", 3)
     assert len(scan_requests(f"request_a-{n}.json" for n in range(9)).names) == 3
     assert len(scan_client(f"push_{n}.json" for n in range(9)).names) == 3
+
+
+def test_a_draft_in_a_flat_folder_is_known_by_its_name() -> None:
+    assert is_flat_draft(flat_draft("draft_0a"))
+    assert not any(map(is_flat_draft, ["draft_0a", "notes.tmp", "draft_ö.tmp", "draft_.tmp.json"]))
 
 
 def test_only_what_is_surely_old_is_an_orphan() -> None:
