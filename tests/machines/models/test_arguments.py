@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from devpipe.machines.errors import ModelSelectionError
-from devpipe.machines.models.arguments import report_of, request_of
+from devpipe.machines.models.arguments import check_age, report_of, request_of
 from devpipe.machines.models.types import ModelReport, ModelSelectionRequest
 
 
@@ -59,3 +59,17 @@ def test_all_wrong_arguments_of_a_report_are_said_at_once() -> None:
     with pytest.raises(ModelSelectionError) as caught:
         report_of(model_id="", task_type="chat", success=1, response_time=-1, cost_usd=0, satisfaction=2)
     assert list(caught.value.details["wrong"]) == ["model_id", "success", "response_time", "satisfaction"]
+
+
+@pytest.mark.parametrize("age", [-1, float("inf"), float("nan"), "1", True])
+def test_an_age_that_is_none_is_refused_in_the_same_way(age: Any) -> None:
+    with pytest.raises(ModelSelectionError) as caught:
+        check_age(age)
+    assert caught.value.code == "INVALID_REQUEST" and "max_age = " in str(caught.value)
+    assert list(caught.value.details["wrong"]) == ["max_age"]
+    assert caught.value.suggestions == ("max_age: give a finite number, 0 or more (seconds)",)
+
+
+@pytest.mark.parametrize("age", [None, 0, 0.5, 3600])
+def test_an_age_passes(age: float | None) -> None:
+    check_age(age)

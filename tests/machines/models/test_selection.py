@@ -37,7 +37,7 @@ from devpipe.machines.models.types import (
     decode,
     encode,
 )
-from devpipe.machines.models.verdicts import as_selection_error, is_answer
+from devpipe.machines.models.verdicts import as_selection_error, is_answer, selects_none
 
 
 def model(id: str, **fields: Any) -> dict[str, Any]:
@@ -318,6 +318,22 @@ def test_details_of_another_kind_are_kept_and_help_is_ours(details: object) -> N
     assert error.details == {"code": "unknown_type", "details": details}
     assert error.suggestions
     assert not is_answer(error)
+
+
+def test_a_server_that_selects_none_is_named_with_what_to_do_and_the_facts_stay() -> None:
+    refused = RequestRefused("who?", code="unknown_type", details={"a": 1}, message_id="x-1")
+    error = as_selection_error(refused)
+    told = selects_none(error, server="http://s")
+    assert str(told) == (
+        "the server at http://s selects no models (who?): start it with devpipe serve --catalogue FILE"
+    )
+    assert told.suggestions == ("start it with devpipe serve --catalogue FILE",)
+    assert (told.code, told.details, told.outcome, told.message_id) == (
+        error.code,
+        error.details,
+        Outcome.REJECTED,
+        "x-1",
+    )
 
 
 def test_silence_and_failure_are_no_answers() -> None:
