@@ -15,7 +15,8 @@ from rich.text import Text
 import devpipe
 
 if TYPE_CHECKING:
-    from devpipe.cli.demo import Ledger, World
+    from devpipe.cli.demo import Ledger
+    from devpipe.cli.world import World
 
 __all__ = ["Screen", "summary_lines"]
 

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import anyio
 import click
 
 import devpipe
+from devpipe.cli.inputs import checked_address, checked_transports, read_token
+from devpipe.cli.options import (
+    backend_option,
+    folder_option,
+    json_option,
+    profile_option,
+    run,
+    server_option,
+    token_option,
+    via_option,
+)
 
-__all__ = ["follow"]
+__all__ = ["watch"]
 
 _EVENTS = (
     "transport_switched",
@@ -28,7 +40,41 @@ _EVENTS = (
 )
 
 
-async def follow(pipe: devpipe.Pipe, *, as_json: bool) -> None:
+@click.command()
+@server_option
+@profile_option
+@folder_option
+@token_option
+@via_option
+@json_option
+@backend_option
+def watch(
+    server_url: str | None,
+    profile: str | None,
+    folder: Path | None,
+    token_file: Path | None,
+    via: tuple[str, ...],
+    as_json: bool,
+    backend: str,
+) -> None:
+    """Open a pipe and follow what is pushed and what the transports do, until Ctrl-C."""
+    checked_address(server_url, folder)
+
+    async def watching() -> None:
+        pipe = devpipe.connect(
+            server_url,
+            profile=profile,
+            folder=folder,
+            token=read_token(token_file),
+            transports=checked_transports(via),
+            wait=False,
+        )
+        await _follow(pipe, as_json=as_json)
+
+    run(watching, backend)
+
+
+async def _follow(pipe: devpipe.Pipe, *, as_json: bool) -> None:
     """Print until cancelled."""
 
     def show(data: dict[str, Any]) -> None:
