@@ -29,13 +29,9 @@ def exit_code_of(error: devpipe.DevPipeError | click.ClickException) -> int:
 
 
 def show(error: devpipe.DevPipeError) -> None:
-    """Write it to the standard error, with the causes that it does not name itself and with its notes."""
+    """Write it to the standard error, and its notes."""
     known = "" if error.outcome is None else f" [{error.outcome.value}]"
     click.echo(f"devpipe: {error}{known}", err=True)
-    if isinstance(error, devpipe.AllTransportsFailed):
-        for inner in error.errors.values():
-            if str(inner) not in str(error):
-                click.echo(f"  {inner}", err=True)
     for note in getattr(error, "__notes__", ()):
         click.echo(f"devpipe: {note}", err=True)
 

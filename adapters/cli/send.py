@@ -114,5 +114,6 @@ def _refuse(word: str) -> NoReturn:
 def _remedy(error: devpipe.AllTransportsFailed, server_url: str | None, folder: Path | None) -> str:
     options = {"--server": server_url, "--folder": None if folder is None else str(folder)}
     given = "".join(f" {name} {shlex.quote(value)}" for name, value in options.items() if value is not None)
-    question = "" if error.kind is devpipe.FailureKind.AUTH else "is the server started? "
+    answers = error.kind in (devpipe.FailureKind.AUTH, devpipe.FailureKind.PROTOCOL)
+    question = "" if answers else "is the server started? "
     return f"{question}devpipe doctor{given} tells more"

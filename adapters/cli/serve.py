@@ -8,7 +8,6 @@ import click
 
 import devpipe
 from devpipe.adapters.client.configuration import ENVIRONMENT_TOKEN
-from devpipe.adapters.ports.dial import is_loopback
 from devpipe.cli.inputs import environment_token, load_server, read_token
 from devpipe.cli.options import backend_option, folder_option, profile_option, run, token_option
 
@@ -68,6 +67,8 @@ def serve(
     MODULE:SERVER names a devpipe.Server in a module of yours; with --catalogue it selects models, too. Without it the
     built-in handlers answer: "echo", and model selection. Ctrl-C ends it cleanly.
     """
+    from devpipe.adapters.ports.dial import is_loopback
+
     token = read_token(token_file)
     if target is None:
         from devpipe.cli.builtin import builtin_server

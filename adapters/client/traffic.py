@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from devpipe.adapters.client.verdicts import reply_error, too_large, transport_error
+from devpipe.adapters.client.verdicts import reasons_of, reply_error, too_large, transport_error
 from devpipe.adapters.ports.clock import Clock, Dice
 from devpipe.adapters.transports.base import Transport
 from devpipe.machines.config import PipeConfig
@@ -202,7 +202,7 @@ class Traffic:
             errors = routes.errors()
             raise AllTransportsFailed(
                 f"no transport can carry message {call.id} within its {call.deadline - call.started:g} s: "
-                f"{'; '.join(map(str, errors.values()))}",
+                f"{reasons_of(errors.values())}",
                 errors=errors,
                 outcome=call.known,
                 message_id=call.id,

@@ -40,6 +40,20 @@ def test_a_closed_port_is_told_soon_with_each_cause_once_and_a_remedy() -> None:
     assert f"is the server started? devpipe doctor --server {url} tells more" in done.stderr
 
 
+@pytest.mark.anyio
+async def test_a_wrong_path_is_told_soon_and_asks_for_no_server_to_be_started() -> None:
+    async with serving() as world:
+        command = [*COMMAND, "echo", "--server", f"{world.url}/wrong", "--timeout", "100"]
+        with anyio.fail_after(50):
+            done = await anyio.run_process(command, check=False)
+    said = done.stderr.decode()
+    assert (done.returncode, done.stdout) == (3, b"")
+    took = re.search(r"no transport was proven in ([\d.]+) s", said)
+    assert took is not None and 0 < float(took[1]) < 20
+    assert f"nothing of devpipe at {world.url}/wrong/devpipe/message: correct the path" in said
+    assert f"\ndevpipe: devpipe doctor --server {world.url}/wrong tells more" in said
+
+
 @pytest.mark.parametrize("payload", ["{", "[" * 50_000, "1" + "0" * 5000, "NaN", '{"x": -Infinity}'])
 def test_a_payload_that_cannot_be_sent_is_no_json(payload: str) -> None:
     done = send(payload)
