@@ -80,10 +80,8 @@ async def _follow(pipe: devpipe.Pipe, *, as_json: bool) -> None:
     def show(data: dict[str, Any]) -> None:
         if as_json:
             click.echo(json.dumps(data, default=str))
-            return
-        name = data.pop("event")
-        words = " ".join(f"{key}={value}" for key, value in data.items() if value is not None)
-        click.echo(f"{datetime.now():%H:%M:%S} {name:<20} {words}")
+        else:
+            click.echo(f"{datetime.now():%H:%M:%S} {line_of(data, now=anyio.current_time())}")
 
     async with pipe:
         for name in _EVENTS:
@@ -96,3 +94,31 @@ async def _follow(pipe: devpipe.Pipe, *, as_json: bool) -> None:
                     {"event": "push", "type": item.type, "payload": item.payload, "transport": item.transport}
                 )
         await anyio.sleep_forever()
+
+
+def line_of(data: dict[str, Any], *, now: float) -> str:
+    """An event in words. ``now``: seconds of the pipe's clock, in which the event's own times are told."""
+    words = [_words(key, value, now) for key, value in data.items() if key != "event" and value is not None]
+    line = f"{data['event']:<20} {' '.join(word for word in words if word)}".rstrip()
+    # whatever a peer has put into it: a terminal obeys some of what cannot be printed
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
+
+
+def _words(key: str, value: Any, now: float) -> str:
+    match key:
+        case "retry_at":
+            return f"retry in {max(0.0, value - now):.1f} s"
+        case "latency":
+            return f"latency={value * 1000:.{0 if value >= 0.01 else 1}f} ms"
+        case "slept":
+            return f"slept={value:.1f} s"
+        case "timestamp":  # that of the line
+            return ""
+        case "failure":
+            return f"({value['kind']}: {value['reason']})"
+        case "payload":
+            return f"payload={json.dumps(value, ensure_ascii=False)}"
+        case "proven":
+            return "" if value else "a dial failed"
+        case _:
+            return f"{key}={value}"
