@@ -38,10 +38,19 @@ class Ledger:
     ended: Counter[int] = field(default_factory=Counter[int])
     by_transport: Counter[str] = field(default_factory=Counter[str])
     began: dict[int, float] = field(default_factory=dict[int, float])  #: of the requests in flight
+    answered_at: dict[str, float] = field(default_factory=dict[str, float])  #: the last time, by transport
+    struck: set[int] = field(
+        default_factory=set[int]
+    )  #: in flight when the server was killed, or while it was away
+    unknown: int = 0  #: of these, how many ended without anybody knowing whether they ran
 
     def oldest(self, now: float) -> float:
         """How long the request that has waited longest has waited (seconds)."""
         return max((now - began for began in self.began.values()), default=0.0)
+
+    def silence(self, transport: str, now: float) -> float:
+        """How long requests have waited without one answer over this transport (seconds)."""
+        return min(self.oldest(now), now - self.answered_at.get(transport, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,8 @@ PLAY = (
     Act(16.5, "the server process is killed (SIGKILL) and started again", "kill"),
 )
 LENGTH = 22.0
+#: A shorter play would let HTTP behave again before its silence is found, after 5 seconds.
+SHORTEST = 20.0
 #: A play of seconds cannot wait for minutes as a program should: blocked paths, breakers and returns are hurried, and
 #: the queues hold what arrives while nothing answers.
 SETTINGS: dict[str, Any] = {
@@ -76,8 +87,16 @@ SETTINGS: dict[str, Any] = {
 
 
 @click.command()
-@click.option("--seconds", default=LENGTH, show_default=True, help="Length of the play.")
-@click.option("--rate", default=300.0, show_default=True, help="Requests a second.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=SHORTEST),
+    default=LENGTH,
+    show_default=True,
+    help="Length of the play.",
+)
+@click.option(
+    "--rate", type=click.FloatRange(min=1), default=300.0, show_default=True, help="Requests a second."
+)
 @json_option
 @backend_option
 def demo(seconds: float, rate: float, as_json: bool, backend: str) -> None:
@@ -87,9 +106,11 @@ def demo(seconds: float, rate: float, as_json: bool, backend: str) -> None:
     """
     from rich.console import Console
 
-    from devpipe.cli.screen import Screen, summary_lines
+    from devpipe.cli.screen import Screen, summary_lines, verdict
+    from devpipe.cli.world import end_as_at_ctrl_c
 
     console = Console(highlight=False)
+    end_as_at_ctrl_c()
 
     async def playing() -> dict[str, Any]:
         return await _run_demo(Screen(console, quiet=as_json), seconds=seconds, rate=rate)
@@ -100,7 +121,8 @@ def demo(seconds: float, rate: float, as_json: bool, backend: str) -> None:
     else:
         for name, value in summary_lines(summary):
             console.print(f"{name:>32}  {value}", soft_wrap=True)
-        console.print("[bold green]all is well[/]" if summary["ok"] else "[bold red]a promise was broken[/]")
+        style = "bold green" if summary["ok"] else "bold red"
+        console.print(verdict(summary), style=style, soft_wrap=not console.is_terminal)
     if not summary["ok"]:
         sys.exit(1)
 
@@ -129,7 +151,7 @@ async def _run_demo(screen: Screen, *, seconds: float, rate: float) -> dict[str,
             async with anyio.create_task_group() as painting:
                 painting.start_soon(screen.paint)
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_play, world, screen, began, scale)
+                    tasks.start_soon(_play, world, screen, ledger, began, scale)
                     while (elapsed := anyio.current_time() - began) < seconds:
                         due = int(elapsed * rate) + 1
                         while ledger.sent < due:
@@ -145,6 +167,7 @@ async def _run_demo(screen: Screen, *, seconds: float, rate: float) -> dict[str,
         "sent": ledger.sent,
         "answered": ledger.answered,
         "errors": dict(ledger.errors),
+        "unknown_at_the_kill": ledger.unknown,
         "ended_exactly_once": once,
         "executed": executed,
         "executed_twice_by_one_server": twice,
@@ -163,15 +186,19 @@ async def _ask(pipe: devpipe.Pipe, ledger: Ledger, number: int) -> None:
             ledger.errors["wrong reply"] += 1
         else:
             ledger.answered += 1
-        ledger.by_transport[reply.transport or "?"] += 1
+        transport = reply.transport or "?"
+        ledger.by_transport[transport] += 1
+        ledger.answered_at[transport] = anyio.current_time()
     except devpipe.DevPipeError as error:
         outcome = "unknown" if error.outcome is None else error.outcome.value
         ledger.errors[f"{type(error).__name__} {outcome}{_code(error)}"] += 1
+        if error.outcome is devpipe.Outcome.MAYBE_EXECUTED and number in ledger.struck:
+            ledger.unknown += 1
     del ledger.began[number]
     ledger.ended[number] += 1
 
 
-async def _play(world: World, screen: Screen, began: float, scale: float) -> None:
+async def _play(world: World, screen: Screen, ledger: Ledger, began: float, scale: float) -> None:
     for act in PLAY:
         await anyio.sleep(max(0.0, began + act.at * scale - anyio.current_time()))
         screen.act(act.words)
@@ -179,8 +206,10 @@ async def _play(world: World, screen: Screen, began: float, scale: float) -> Non
             case "cut":
                 world.tell_proxy("refuse", "cut")
             case "kill":
+                ledger.struck.update(ledger.began)
                 await anyio.to_thread.run_sync(world.kill_server)
                 await world.start_server()
+                ledger.struck.update(ledger.began)
             case order:
                 world.tell_proxy(order)
 

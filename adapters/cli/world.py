@@ -13,18 +13,23 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
 
 import anyio
 
 import devpipe
 
-__all__ = ["World", "made_world"]
+__all__ = ["World", "end_as_at_ctrl_c", "made_world"]
 
 START = 20.0  #: seconds that a process may take to start
 
 
 class World:
-    """The processes of the demo: a server and a proxy, on free ports of loopback and in a folder of their own."""
+    """The processes of the demo: a server and a proxy, on free ports of loopback and in a folder of their own.
+
+    Each has a session of its own, out of reach of what the terminal sends (Ctrl-C, the end of the terminal itself):
+    ``stop`` ends them.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.folder = directory / "pipe"
@@ -40,6 +45,7 @@ class World:
             [sys.executable, "-m", "devpipe.cli.proxy", str(self.port)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            start_new_session=True,
         )
         assert self._proxy.stdout is not None  # asked for above
         with anyio.fail_after(START):
@@ -50,7 +56,7 @@ class World:
         """Start the server and wait until it takes connections."""
         command = [sys.executable, "-m", "devpipe.cli", "serve", "--port", str(self.port)]
         command += ["--folder", str(self.folder), "--execution-log", str(self.log), "--quiet"]
-        self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         with anyio.fail_after(START):
             while True:
                 try:
@@ -113,6 +119,17 @@ async def made_world() -> AsyncGenerator[World, None]:
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(world.stop)
+
+
+def end_as_at_ctrl_c() -> None:
+    """Let what would end this process at once end it in order: nobody else ends the processes of a world."""
+    for name in ("SIGTERM", "SIGHUP"):  # the second is not known everywhere
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGINT)
 
 
 def _free_port() -> int:
