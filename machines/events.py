@@ -1,7 +1,8 @@
 """What a program can hear, from a transport or from the pipe.
 
 ``name`` is the word for ``on(name, listener)``; ``as_dict()`` is what goes into logs and JSON, where
-``from_`` is spelled ``from``.
+``from_`` is spelled ``from``. Points in time (``retry_at``, ``timestamp``) are seconds of the pipe's monotonic clock,
+which is that of its event loop: ``anyio.current_time()`` there says how far off they are. Lengths of time are seconds.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class Connected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disconnected(Event):
-    """The transport is not up any more. ``retry_at``: when it is dialled again (the core's clock), or None.
+    """The transport is not up any more. ``retry_at``: when it is dialled again (seconds of the pipe's monotonic
+    clock), or None.
 
     ``proven``: it was up before; else it is a dial that has failed.
     """
@@ -142,7 +144,7 @@ class TransportSwitched(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportFailed(Event):
-    """The active transport was lost. ``timestamp``: when, in seconds of the core's clock."""
+    """The active transport was lost. ``timestamp``: when, in seconds of the pipe's monotonic clock."""
 
     name = "transport_failed"
     transport: str
@@ -161,7 +163,9 @@ class TransportRecovered(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exhausted(Event):
-    """No transport is usable. ``retry_at``: the earliest next dial (core's clock), None if nothing will try."""
+    """No transport is usable. ``retry_at``: the earliest next dial (seconds of the pipe's monotonic clock), None if
+    nothing will try.
+    """
 
     name = "exhausted"
     retry_at: float | None
@@ -187,7 +191,9 @@ class HealthUpdated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerChanged(Event):
-    """A circuit breaker has moved. ``retry_at``: when an open one admits its next probe, or None."""
+    """A circuit breaker has moved. ``retry_at``: when an open one admits its next probe (seconds of the pipe's
+    monotonic clock), or None.
+    """
 
     name = "breaker_changed"
     transport: str

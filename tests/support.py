@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import anyio
 import devpipe
 from devpipe.adapters.client.pipe import Pipe
 
-__all__ = ["TRANSPORTS", "World", "make_server", "open_pipe", "server_process", "serving"]
+__all__ = ["TRANSPORTS", "World", "make_server", "open_pipe", "read_all", "server_process", "serving"]
 
 TRANSPORTS = ["memory", "websocket", "http", "folder"]
 
@@ -117,3 +118,16 @@ def server_process(
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def read_all(terminal: int) -> bytes:
+    """What is written to a pseudo terminal until its other end is closed."""
+    parts: list[bytes] = []
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # how Linux says that the other end has been closed
+            part = b""
+        if not part:
+            return b"".join(parts)
+        parts.append(part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def show(as_json: bool, file: Path | None) -> None:
     if as_json:
         click.echo(json.dumps(as_document(settings)))
     elif not settings.problems:
-        for line in as_table(settings):
+        # who reads along has a width, whoever takes it line by line (grep) has not
+        for line in as_table(settings, width=WIDTH if sys.stdout.isatty() else None):
             click.echo(line)
     if settings.problems:
         raise devpipe.ConfigurationError.of(settings.problems)
@@ -64,31 +66,36 @@ def as_document(settings: devpipe.Settings) -> dict[str, Any]:
     }
 
 
-def as_table(settings: devpipe.Settings) -> Iterator[str]:
-    """Three columns in 80; what does not fit goes on in the next line."""
+def as_table(settings: devpipe.Settings, *, width: int | None) -> Iterator[str]:
+    """Three columns in ``width``, where what does not fit goes on in the next line; None: a line for each setting."""
     yield f"file: {settings.file or 'none'}"
     if settings.left_alone:
-        yield from _folded("", f"no settings: {', '.join(settings.left_alone)}", indent=2)
+        yield from _folded(
+            "", f"ignored, no settings: {', '.join(settings.left_alone)}", indent=2, width=width
+        )
     yield ""
     token = ("set, not shown", "DEVPIPE_TOKEN") if settings.token else ("-", "default")
-    yield from _row("token", *token)
+    yield from _row("token", *token, width=width)
     for setting in settings.settings:
-        yield from _row(setting.key, _value(setting.value), _origin(setting.origin))
+        yield from _row(setting.key, _value(setting.value), _origin(setting.origin), width=width)
 
 
-def _row(key: str, value: str, origin: str) -> Iterator[str]:
+def _row(key: str, value: str, origin: str, *, width: int | None) -> Iterator[str]:
     head = f"{key:<{VALUE - 1}} "
-    if len(value) < ORIGIN - VALUE and len(origin) <= WIDTH - ORIGIN:
+    if width is None or (len(value) < ORIGIN - VALUE and len(origin) <= width - ORIGIN):
         yield f"{head}{value:<{ORIGIN - VALUE - 1}} {origin}"
         return
-    yield from _folded(head, value, indent=VALUE)
-    yield from _folded(" " * VALUE, origin, indent=VALUE)
+    yield from _folded(head, value, indent=VALUE, width=width)
+    yield from _folded(" " * VALUE, origin, indent=VALUE, width=width)
 
 
-def _folded(head: str, text: str, *, indent: int) -> Iterator[str]:
-    room = WIDTH - len(head)
+def _folded(head: str, text: str, *, indent: int, width: int | None) -> Iterator[str]:
+    if width is None:
+        yield head + text
+        return
+    room = width - len(head)
     yield head + text[:room]
-    rest, room = text[room:], WIDTH - indent
+    rest, room = text[room:], width - indent
     for start in range(0, len(rest), room):
         yield " " * indent + rest[start : start + room]
 

@@ -8,30 +8,25 @@ executed is counted by the server's own log.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import click
 
 import devpipe
+from devpipe.cli.inputs import Number
+from devpipe.cli.options import backend_option, json_option, run
 
 if TYPE_CHECKING:
     from devpipe.cli.screen import Screen
+    from devpipe.cli.world import World
 
-__all__ = ["Ledger", "World", "run_demo", "summary_of"]
+__all__ = ["Ledger", "demo", "summary_of"]
 
-RATE = 300.0  #: requests per second
 TIMEOUT = 20.0  #: of each request, in seconds: longer than every outage of the play
-START = 20.0  #: seconds that a process may take to start
 
 
 @dataclass
@@ -44,10 +39,19 @@ class Ledger:
     ended: Counter[int] = field(default_factory=Counter[int])
     by_transport: Counter[str] = field(default_factory=Counter[str])
     began: dict[int, float] = field(default_factory=dict[int, float])  #: of the requests in flight
+    answered_at: dict[str, float] = field(default_factory=dict[str, float])  #: the last time, by transport
+    struck: set[int] = field(
+        default_factory=set[int]
+    )  #: in flight when the server was killed, or while it was away
+    unknown: int = 0  #: of these, how many ended without anybody knowing whether they ran
 
     def oldest(self, now: float) -> float:
         """How long the request that has waited longest has waited (seconds)."""
         return max((now - began for began in self.began.values()), default=0.0)
+
+    def silence(self, transport: str, now: float) -> float:
+        """How long requests have waited without one answer over this transport (seconds)."""
+        return min(self.oldest(now), now - self.answered_at.get(transport, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ PLAY = (
     Act(16.5, "the server process is killed (SIGKILL) and started again", "kill"),
 )
 LENGTH = 22.0
+#: A shorter play would let HTTP behave again before its silence is found, after 5 seconds.
+SHORTEST = 20.0
 #: A play of seconds cannot wait for minutes as a program should: blocked paths, breakers and returns are hurried, and
 #: the queues hold what arrives while nothing answers.
 SETTINGS: dict[str, Any] = {
@@ -81,103 +87,52 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class World:
-    """The processes of the demo: a server and a proxy, on free ports of loopback and in a folder of their own."""
+@click.command()
+@click.option(
+    "--seconds",
+    type=Number(min=SHORTEST),
+    default=LENGTH,
+    show_default=True,
+    help="Length of the play.",
+)
+@click.option("--rate", type=Number(min=1), default=300.0, show_default=True, help="Requests a second.")
+@json_option
+@backend_option
+def demo(seconds: float, rate: float, as_json: bool, backend: str) -> None:
+    """Break every transport of a pipe in use, for real, and count that nothing is lost or done twice.
 
-    def __init__(self, directory: Path) -> None:
-        self.folder = directory / "pipe"
-        self.log = directory / "executions.jsonl"
-        self.port = _free_port()
-        self._server: subprocess.Popen[bytes] | None = None
-        self._proxy: subprocess.Popen[bytes] | None = None
+    Exit code 0 only if every request ended exactly once and no server process executed an id twice.
+    """
+    from rich.console import Console
 
-    async def start(self) -> int:
-        """Start both; returns the port of the proxy."""
-        await self.start_server()
-        self._proxy = subprocess.Popen(
-            [sys.executable, "-m", "devpipe.cli.proxy", str(self.port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self._proxy.stdout is not None  # asked for above
-        with anyio.fail_after(START):
-            line = await anyio.to_thread.run_sync(self._proxy.stdout.readline, abandon_on_cancel=True)
-        return int(line)
+    from devpipe.cli.screen import Screen, summary_lines, verdict
+    from devpipe.cli.world import end_as_at_ctrl_c
 
-    async def start_server(self) -> None:
-        """Start the server and wait until it takes connections."""
-        command = [sys.executable, "-m", "devpipe.cli", "serve", "--port", str(self.port)]
-        command += ["--folder", str(self.folder), "--execution-log", str(self.log), "--quiet"]
-        self._server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        with anyio.fail_after(START):
-            while True:
-                try:
-                    await (await anyio.connect_tcp("127.0.0.1", self.port)).aclose()
-                    return
-                except OSError:  # not yet: the interpreter takes its time
-                    if self._server.poll() is not None:
-                        raise devpipe.ConfigurationError("the demo's server did not start") from None
-                    await anyio.sleep(0.05)
+    console = Console(highlight=False)
+    end_as_at_ctrl_c()
 
-    def kill_server(self) -> None:
-        """SIGKILL: no goodbye, no flush."""
-        assert self._server is not None  # started before
-        self._server.kill()
-        self._server.wait()
+    async def playing() -> dict[str, Any]:
+        return await _run_demo(Screen(console, quiet=as_json), seconds=seconds, rate=rate)
 
-    def tell_proxy(self, *orders: str) -> None:
-        """Change the weather."""
-        assert self._proxy is not None and self._proxy.stdin is not None  # started with a pipe
-        for order in orders:
-            self._proxy.stdin.write(order.encode() + b"\n")
-        self._proxy.stdin.flush()
-
-    def stop(self) -> None:
-        """End both processes, and wait for them."""
-        for process in (self._proxy, self._server):
-            if process is not None and process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in (self._proxy, self._server):
-            if process is not None:
-                try:
-                    process.wait(5)
-                except subprocess.TimeoutExpired:  # it must be gone before its files are
-                    process.kill()
-                    process.wait()
-                for stream in (process.stdin, process.stdout):
-                    if stream is not None:
-                        stream.close()
-
-    def executions(self) -> tuple[int, int]:
-        """By the server's own log: requests executed, and how many of these one process executed twice."""
-        counts: Counter[tuple[str, str]] = Counter()
-        if self.log.exists():
-            for line in self.log.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:  # the line that the kill cut off: its handler never started
-                    continue
-                counts[(str(entry["server"]), str(entry["id"]))] += 1
-        return sum(counts.values()), sum(1 for count in counts.values() if count > 1)
+    summary = run(playing, backend)
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        for name, value in summary_lines(summary):
+            console.print(f"{name:>32}  {value}", soft_wrap=True)
+        style = "bold green" if summary["ok"] else "bold red"
+        console.print(verdict(summary), style=style, soft_wrap=not console.is_terminal)
+    if not summary["ok"]:
+        sys.exit(1)
 
 
-@asynccontextmanager
-async def _world() -> AsyncGenerator[World, None]:
-    with tempfile.TemporaryDirectory(prefix="devpipe-demo-") as directory:
-        os.chmod(directory, 0o700)
-        world = World(Path(directory))
-        try:
-            yield world
-        finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(world.stop)
-
-
-async def run_demo(screen: Screen, *, seconds: float = LENGTH, rate: float = RATE) -> dict[str, Any]:
+async def _run_demo(screen: Screen, *, seconds: float, rate: float) -> dict[str, Any]:
     """Play it, and return the summary. ``seconds`` scales the length of the play."""
+    from devpipe.cli.world import made_world
+
     ledger = Ledger()
     scale = seconds / LENGTH
-    async with _world() as world:
+    async with made_world() as world:
         screen.say("starting a server and a proxy, each a process of its own")
         port = await world.start()
         url = f"http://127.0.0.1:{port}"
@@ -195,7 +150,7 @@ async def run_demo(screen: Screen, *, seconds: float = LENGTH, rate: float = RAT
             async with anyio.create_task_group() as painting:
                 painting.start_soon(screen.paint)
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_play, world, screen, began, scale)
+                    tasks.start_soon(_play, world, screen, ledger, began, scale)
                     while (elapsed := anyio.current_time() - began) < seconds:
                         due = int(elapsed * rate) + 1
                         while ledger.sent < due:
@@ -223,6 +178,7 @@ def summary_of(
         "sent": ledger.sent,
         "answered": ledger.answered,
         "errors": dict(ledger.errors),
+        "unknown_at_the_kill": ledger.unknown,
         "ended_exactly_once": once,
         "executed": executed,
         "executed_twice_by_one_server": twice,
@@ -241,15 +197,19 @@ async def _ask(pipe: devpipe.Pipe, ledger: Ledger, number: int) -> None:
             ledger.errors["wrong reply"] += 1
         else:
             ledger.answered += 1
-        ledger.by_transport[reply.transport or "?"] += 1
+        transport = reply.transport or "?"
+        ledger.by_transport[transport] += 1
+        ledger.answered_at[transport] = anyio.current_time()
     except devpipe.DevPipeError as error:
         outcome = "unknown" if error.outcome is None else error.outcome.value
         ledger.errors[f"{type(error).__name__} {outcome}{_code(error)}"] += 1
+        if error.outcome is devpipe.Outcome.MAYBE_EXECUTED and number in ledger.struck:
+            ledger.unknown += 1
     del ledger.began[number]
     ledger.ended[number] += 1
 
 
-async def _play(world: World, screen: Screen, began: float, scale: float) -> None:
+async def _play(world: World, screen: Screen, ledger: Ledger, began: float, scale: float) -> None:
     for act in PLAY:
         await anyio.sleep(max(0.0, began + act.at * scale - anyio.current_time()))
         screen.act(act.words)
@@ -257,19 +217,12 @@ async def _play(world: World, screen: Screen, began: float, scale: float) -> Non
             case "cut":
                 world.tell_proxy("refuse", "cut")
             case "kill":
+                ledger.struck.update(ledger.began)
                 await anyio.to_thread.run_sync(world.kill_server)
                 await world.start_server()
+                ledger.struck.update(ledger.began)
             case order:
                 world.tell_proxy(order)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _code(error: devpipe.DevPipeError) -> str:

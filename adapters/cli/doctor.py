@@ -4,30 +4,78 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
 
 import devpipe
-from devpipe import Finding, Report, Status
+from devpipe.cli.inputs import Number, checked_address, checked_transports, read_token
+from devpipe.cli.options import (
+    backend_option,
+    folder_option,
+    json_option,
+    profile_option,
+    run,
+    server_option,
+    token_option,
+    via_option,
+)
 
-__all__ = ["examine", "exit_code", "show"]
+__all__ = ["doctor"]
 
 #: What the command says to a script: everything that was asked for works, a part of it, nothing.
 ALL_WORK, SOME_WORK, NONE_WORKS = 0, 6, 3
-#: Wider lines are harder to read (columns).
-WIDTH = 100
-
-_COLOURS = {Status.OK: "green", Status.SKIPPED: "dim", Status.WARNING: "yellow", Status.FAILED: "red"}
-_MARKS = {Status.OK: "✓", Status.SKIPPED: "·", Status.WARNING: "!", Status.FAILED: "✗"}
-_PLAIN_MARKS = {Status.OK: "+", Status.SKIPPED: ".", Status.WARNING: "!", Status.FAILED: "x"}
 
 
-async def examine(
+@click.command()
+@server_option
+@profile_option
+@folder_option
+@token_option
+@via_option
+@click.option(
+    "--timeout", type=Number(min=0, min_open=True), default=5.0, show_default=True,
+    help="Seconds for each step.",
+)  # fmt: skip
+@json_option
+@backend_option
+def doctor(
+    server_url: str | None,
+    profile: str | None,
+    folder: Path | None,
+    token_file: Path | None,
+    via: tuple[str, ...],
+    timeout: float,
+    as_json: bool,
+    backend: str,
+) -> None:
+    """Find out which transports work here, why the others do not, and what to do about it.
+
+    Looks at the surroundings (proxies, container, WSL, file system, clock), then tries each transport for real, all at
+    once: name, connection, TLS, health, proof of data, a push, latency, the largest message. No handler is run.
+
+    Exit code: 0 all that was asked for works, 6 some of it, 3 nothing. Warnings change nothing about it.
+
+    Example: devpipe doctor --server http://127.0.0.1:8000 --folder .devpipe
+    """
+    checked_address(server_url, folder)
+
+    async def examining() -> int:
+        return await _examine(
+            server_url,
+            profile=profile,
+            folder=folder,
+            token=read_token(token_file),
+            transports=checked_transports(via),
+            timeout=timeout,
+            as_json=as_json,
+        )
+
+    sys.exit(run(examining, backend))
+
+
+async def _examine(
     server_url: str | None,
     *,
     profile: str | None,
@@ -38,6 +86,10 @@ async def examine(
     as_json: bool,
 ) -> int:
     """Diagnose and print; returns the exit code."""
+    from rich.console import Console
+
+    from devpipe.cli.report import show
+
     console = Console(highlight=False)
     waiting: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if console.is_terminal and not as_json:
@@ -57,73 +109,11 @@ async def examine(
         show(report, console)
     else:
         click.echo(str(report))
-    return exit_code(report)
+    return _exit_code(report)
 
 
-def exit_code(report: Report) -> int:
+def _exit_code(report: devpipe.Report) -> int:
     """0 if all that was asked for works, 6 if some of it does, 3 if nothing does."""
     if report.ok:
         return ALL_WORK
     return SOME_WORK if report.working else NONE_WORKS
-
-
-def show(report: Report, console: Console) -> None:
-    """A panel for the surroundings and one for each transport."""
-    marks, arrow = _MARKS, "→"
-    if not console.encoding.lower().startswith("utf"):
-        marks, arrow = _PLAIN_MARKS, "->"
-    width = min(console.width, WIDTH)
-    console.print(Text(f"devpipe {report.version}, {report.system}", style="dim"))
-    works = {trial.transport: trial.works for trial in report.trials}
-    for headline, findings in report.sections():
-        table = Table.grid(padding=(0, 1))
-        table.add_column(width=1)
-        table.add_column(no_wrap=True, min_width=11)
-        table.add_column(ratio=1)
-        for finding in findings:
-            colour = _COLOURS[finding.status]
-            table.add_row(
-                Text(marks[finding.status], style=f"bold {colour}"),
-                Text(finding.check, style="dim" if finding.status is Status.SKIPPED else ""),
-                Text(finding.words, style="" if finding.status is Status.OK else colour),
-            )
-            if finding.remedy is not None:
-                table.add_row("", Text(arrow, justify="right"), Text(finding.remedy, style="bold"))
-        worst = _worst(findings)
-        title = Text(headline, style="bold")
-        if headline in works:
-            title.append(" works" if works[headline] else " does not work", style=_COLOURS[worst])
-        console.print(
-            Panel(table, title=title, title_align="left", border_style=_COLOURS[worst], width=width)
-        )
-    console.print(_summary(report, marks))
-    colour = "green" if report.ok else "yellow" if report.working else "red"
-    console.print(Text(report.verdict, style=f"bold {colour}"))
-
-
-def _summary(report: Report, marks: dict[Status, str]) -> Table:
-    """A line for each transport: what a reader wants who has seen it all before."""
-    table = Table(box=None, header_style="dim", padding=(0, 1), pad_edge=False)
-    table.add_column("")
-    table.add_column("transport")
-    for name in ("p50", "p99", "largest"):
-        table.add_column(name, justify="right", min_width=10)
-    for trial in report.trials:
-        status = Status.OK if trial.works else Status.FAILED
-        table.add_row(
-            Text(marks[status], style=f"bold {_COLOURS[status]}"),
-            trial.transport,
-            _ms(trial.latency_p50),
-            _ms(trial.latency_p99),
-            "-" if trial.max_message_bytes is None else f"{trial.max_message_bytes / 2**20:.3g} MiB",
-        )
-    return table
-
-
-def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1000:.1f} ms"
-
-
-def _worst(findings: list[Finding]) -> Status:
-    found = {finding.status for finding in findings}
-    return next((status for status in (Status.FAILED, Status.WARNING) if status in found), Status.OK)

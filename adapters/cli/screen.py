@@ -6,19 +6,34 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from rich.console import Console, Group
+from rich.console import Console, Group, JustifyMethod
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 import devpipe
+from devpipe.machines.events import SwitchReason
 
 if TYPE_CHECKING:
-    from devpipe.cli.demo import Ledger, World
+    from devpipe.adapters.client.explain import TransportExplanation
+    from devpipe.cli.demo import Ledger
+    from devpipe.cli.world import World
 
-__all__ = ["Screen", "summary_lines"]
+__all__ = ["Screen", "summary_lines", "verdict"]
 
+#: Wider pictures are harder to read (columns), and the last ones of a terminal are left to what it echoes: a ^C that
+#: does not fit behind the picture would move it by a line.
+WIDTH = 100
+ECHO = 2
+#: The columns of both tables have a fixed width, so that the picture stands still.
+TRANSPORTS: tuple[tuple[str, int, JustifyMethod], ...] = (
+    ("", 1, "left"), ("transport", 9, "left"), ("state", 13, "left"), ("breaker", 11, "left"),
+    ("score", 5, "right"), ("latency", 10, "right"), ("answers", 7, "right"),
+)  # fmt: skip
+COUNTERS = (("sent", 8), ("answered", 8), ("in flight", 9), ("executed", 8), ("twice", 5))
+#: Calls that have waited so long for any answer wait for a transport that is silent (seconds).
+SILENT = 1.0
 #: Lines of the story that stay on the screen.
 STORY = 9
 #: Pictures per second in a terminal, and seconds between status lines where there is none.
@@ -36,6 +51,7 @@ _COLOURS = {
     "closed": "green",
     "open": "red",
     "half_open": "yellow",
+    "silent": "red",
 }
 
 
@@ -51,6 +67,7 @@ class Screen:
         self._ledger: Ledger | None = None
         self._world: World | None = None
         self._began = 0.0
+        self._switched = 0.0
 
     def begin(self, pipe: devpipe.Pipe, ledger: Ledger, world: World) -> None:
         """The pipe is open: the clock of the story runs from here."""
@@ -61,7 +78,7 @@ class Screen:
     def say(self, words: str, style: str = "") -> None:
         """A line of the story."""
         at = f"{anyio.current_time() - self._began:5.1f} s  " if self._pipe is not None else "         "
-        line = Text(at, style="dim") + Text(words, style=style)
+        line = Text(at, style="dim", no_wrap=True, overflow="ellipsis") + Text(words, style=style)
         if self._live and self._pipe is not None:
             self._story.append(line)
         elif not self._quiet:
@@ -73,11 +90,12 @@ class Screen:
 
     def switched(self, event: Any, waited: float) -> None:
         """The active transport has changed."""
+        self._switched = anyio.current_time()
         before = event.from_ or "nothing"
-        self.say(
-            f"> {before} -> {event.to} ({event.reason.value}); callers waited {waited * 1000:.0f} ms",
-            "bold green",
-        )
+        # where nothing was lost nobody waits for the switch: what is in flight is answered on the old way
+        span = f"{waited * 1000:.0f} ms" if waited < 1 else f"{waited:.1f} s"
+        whose = "callers waited" if event.reason is SwitchReason.FAILOVER else "oldest call in flight"
+        self.say(f"> {before} -> {event.to} ({event.reason.value}); {whose} {span}", "bold green")
 
     async def paint(self) -> None:
         """Keep the picture fresh until cancelled."""
@@ -96,10 +114,9 @@ class Screen:
                 live.update(self._picture(), refresh=True)
 
     def _status(self) -> str:
-        assert (
-            self._pipe is not None and self._ledger is not None and self._world is not None
-        )  # after ``begin``
-        states = ", ".join(f"{t.name} {t.state}" for t in self._pipe.explain().transports)
+        # painted after ``begin`` only
+        assert self._pipe is not None and self._ledger is not None and self._world is not None
+        states = ", ".join(f"{t.name} {self._state(t)}" for t in self._pipe.explain().transports)
         executed, twice = self._world.executions()
         return (
             f"active {self._pipe.active or 'none'} | {states} | sent {self._ledger.sent}, "
@@ -107,22 +124,21 @@ class Screen:
         )
 
     def _errors(self) -> str:
+        """Those that ended with an error, and what is known of them."""
         assert self._ledger is not None  # as above
         return ", ".join(f"{count} x {what}" for what, count in self._ledger.errors.items()) or "none"
 
     def _picture(self) -> Group:
         assert self._pipe is not None and self._ledger is not None and self._world is not None  # as above
-        table = Table(expand=True, box=None, pad_edge=False, header_style="bold")
-        for name, justify in (("", "left"), ("transport", "left"), ("state", "left"), ("breaker", "left")):
-            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # rich's literal
-        for name in ("score", "latency", "answers"):
-            table.add_column(name, justify="right", no_wrap=True)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name, width, justify in TRANSPORTS:
+            table.add_column(name, justify=justify, no_wrap=True, width=width)
         for t in self._pipe.explain().transports:
-            active = t.name == self._pipe.active
+            active, state = t.name == self._pipe.active, self._state(t)
             table.add_row(
                 Text(">" if active else " ", style="bold green"),
                 Text(t.name, style="bold" if active else ""),
-                Text(t.state, style=_COLOURS.get(t.state, "")),
+                Text(state, style=_COLOURS.get(state.partition(" ")[0], "")),
                 Text(t.breaker, style=_COLOURS.get(t.breaker, "")),
                 f"{t.score:.2f}",
                 "-" if t.latency_p50 is None else f"{t.latency_p50 * 1000:.1f} ms",
@@ -130,22 +146,37 @@ class Screen:
             )
         executed, twice = self._world.executions()
         in_flight = self._ledger.sent - sum(self._ledger.ended.values())
-        counters = Text.assemble(
-            ("sent ", "dim"), f"{self._ledger.sent}  ",
-            ("answered ", "dim"), (f"{self._ledger.answered}  ", "green"),
-            ("in flight ", "dim"), f"{in_flight}  ",
-            ("executed ", "dim"), f"{executed}  ",
-            ("twice ", "dim"), (str(twice), "red" if twice else "green"),
-        )  # fmt: skip
-        errors = Text.assemble(
-            ("ended with an error ", "dim"), (self._errors(), "red" if self._ledger.errors else "")
+        counters = Table(box=None, pad_edge=False, header_style="dim")
+        for name, width in COUNTERS:
+            counters.add_column(name, justify="right", no_wrap=True, width=width)
+        counters.add_row(
+            str(self._ledger.sent),
+            Text(str(self._ledger.answered), style="green"),
+            str(in_flight),
+            str(executed),
+            Text(str(twice), style="red" if twice else "green"),
         )
+        errors = Text("ended with an error  ", style="dim", no_wrap=True, overflow="ellipsis")
+        errors.append(self._errors(), style="red" if self._ledger.errors else "")
         story = Group(*self._story, *[Text("")] * (STORY - len(self._story)))
-        clock = anyio.current_time() - self._began
+        clock = f"{anyio.current_time() - self._began:4.1f} s"
+        width = min(self._console.width - ECHO, WIDTH)
         return Group(
-            Panel(Group(table, Text(""), counters, errors), title="devpipe demo", subtitle=f"{clock:4.1f} s"),
-            Panel(story, title="what happens", title_align="left"),
+            Panel(
+                Group(table, Text(""), counters, errors), title="devpipe demo", subtitle=clock, width=width
+            ),
+            Panel(story, title="what happens", title_align="left", width=width),
         )
+
+    def _state(self, transport: TransportExplanation) -> str:
+        """Its state; of the active one also that it says nothing, which the machine finds out a little later."""
+        assert self._pipe is not None and self._ledger is not None  # as above
+        if transport.name == self._pipe.active:
+            now = anyio.current_time()
+            silence = min(self._ledger.silence(transport.name, now), now - self._switched)
+            if silence >= SILENT:
+                return f"silent {silence:.1f} s"
+        return transport.state
 
 
 def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -163,3 +194,27 @@ def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("answers by transport", ", ".join(f"{n} {name}" for name, n in summary["by_transport"].items())),
         ("sent again, under the same id", str(summary["resent"])),
     ]
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """What was promised, and whether it was kept, in a sentence."""
+    sent, once, twice = (
+        summary["sent"],
+        summary["ended_exactly_once"],
+        summary["executed_twice_by_one_server"],
+    )
+    broken = [
+        *([f"{sent - once} of {sent} calls did not end exactly once"] if once != sent else []),
+        *([f"{twice} ran twice"] if twice else []),
+        *(["none was answered"] if not summary["answered"] else []),
+    ]
+    if broken:
+        return f"a promise was broken: {', '.join(broken)}"
+    unknown = summary["unknown_at_the_kill"]
+    others = sum(summary["errors"].values()) - unknown
+    words = "every call ended once, none ran twice"
+    if unknown:
+        words += f"; {unknown} that were in flight at the kill ended with maybe_executed, as promised"
+    if others:
+        words += f"; {others} ended with another error"
+    return words

@@ -5,13 +5,14 @@ The names are those of the configuration tree: ``http.max_connections`` is the t
 file. All that is wrong, wherever it stands, is said at once.
 
 A variable with our prefix that is no setting is left alone, because others make such names too, unless it is nearly
-one of ours: then it is a slip of the pen, and refused.
+one of ours or begins with one of our tables (``DEVPIPE_HTTP_...``): then it is a slip of the pen, and refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ ENVIRONMENT_FILE = "DEVPIPE_CONFIG"
 ENVIRONMENT_TOKEN = "DEVPIPE_TOKEN"
 #: Variables with our prefix that are no settings of the tree.
 _NOT_SETTINGS = (ENVIRONMENT_FILE, ENVIRONMENT_TOKEN)
+#: What Kubernetes tells of a service that is called ``devpipe-http``.
+_OF_KUBERNETES = re.compile(r"\w+_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 #: So much alike are a name and its misspelling, from 0 to 1.
 ALIKE = 0.85
 #: The address that stands for a server of this program; ``connect`` gives it, nobody else.
@@ -237,6 +240,11 @@ class _Collector:
                 self.problems.append(
                     Problem(key=name, value=None, allowed=near, source=source, meant=near, text=text)
                 )
+            elif (table := _table_of(name)) and not _OF_KUBERNETES.fullmatch(name):
+                beside = ", ".join(there for there, key in names.items() if key.rpartition(".")[0] == table)
+                source = f"environment variable {name}"
+                text = f"{source} is not a setting: there are {beside}"
+                self.problems.append(Problem(key=name, value=None, allowed=beside, source=source, text=text))
             else:
                 left_alone.append(name)
         return tuple(sorted(left_alone))
@@ -341,7 +349,17 @@ class _Builder:
 
 def variables() -> dict[str, str]:
     """Every variable that is a setting, with its dotted key."""
-    return {PREFIX + key.upper().replace(".", "_"): key for key in _types()}
+    return {_variable(key): key for key in _types()}
+
+
+def _variable(key: str) -> str:
+    return PREFIX + key.upper().replace(".", "_")
+
+
+def _table_of(name: str) -> str | None:
+    """The innermost table that a variable would be in, None for none."""
+    tables = {key.rpartition(".")[0] for key in _types()} - {""}
+    return max((table for table in tables if name.startswith(f"{_variable(table)}_")), key=len, default=None)
 
 
 @cache

@@ -30,6 +30,7 @@ from devpipe.machines.lifecycle import LifecycleState
 from devpipe.machines.message import Message, Position, Priority
 from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.envelope import check_type, encode_payload
+from devpipe.machines.protocols.verdicts import reasons_of
 
 __all__ = ["Pipe"]
 
@@ -125,13 +126,13 @@ class Pipe:
         if manager.active is not None and manager.active.ready:
             return
         errors = manager.errors()
-        reasons = "; ".join(str(error) for error in errors.values())
+        reasons = reasons_of(errors.values())
         raise AllTransportsFailed(
             f"no transport was proven in {self._now() - began:.1f} s: {reasons}", errors=errors
         )
 
     def _is_refused(self, manager: Manager) -> bool:
-        """Every transport was refused ``refusals`` times and waits, or has failed for good."""
+        """Every transport was refused ``refusals`` times and waits, or has failed for good or for a long time."""
         times = self.refusals
         return times is not None and all(_was_refused(t, times) for t in manager.transports.values())
 
@@ -305,7 +306,7 @@ def _prefix(dice: Dice) -> str:
 def _was_refused(transport: Transport, times: int) -> bool:
     life = transport.lifecycle
     failure = transport.last_failure or life.last_failure
-    if life.state is LifecycleState.FAILED:
+    if life.state in (LifecycleState.FAILED, LifecycleState.BLOCKED):
         return True
     refused = failure is not None and failure.refused
     return refused and life.attempt >= times and life.retry_at is not None

@@ -35,6 +35,7 @@ from devpipe.machines.protocols.session import ClientSession
 from devpipe.machines.protocols.verdicts import (
     Offer,
     may_go_again,
+    reasons_of,
     reply_error,
     too_large,
     transport_error,
@@ -212,7 +213,7 @@ class Traffic:
             errors = routes.errors()
             raise AllTransportsFailed(
                 f"no transport can carry message {call.id} within its {call.deadline - call.started:g} s: "
-                f"{'; '.join(map(str, errors.values()))}",
+                f"{reasons_of(errors.values())}",
                 errors=errors,
                 outcome=call.known,
                 message_id=call.id,

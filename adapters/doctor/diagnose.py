@@ -176,7 +176,7 @@ async def _try(
             where = way.shown
             await reach(steps, way)
         elif in_folder:
-            where = str(config.folder)
+            where = repr(config.folder)
             await look_inside(steps, config)
         single = connect_single(
             name,

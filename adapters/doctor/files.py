@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -59,32 +60,33 @@ def _uid() -> int:
 
 def whose(path: Path, *, allow_shared: bool, uid: int) -> Finding:
     """Whether the folder is there, ours, and closed to others. ``uid``: who we are; -1 where nobody has a number."""
+    named, typed = repr(str(path)), shlex.quote(str(path))
     try:
         status = path.stat()
     except FileNotFoundError:
-        remedy = f"Start a server that serves it (`devpipe serve --folder {path}`), or correct the path."
-        return _failed("folder", f"{path} does not exist", remedy)
+        remedy = f"Start a server that serves it (`devpipe serve --folder {typed}`), or correct the path."
+        return _failed("folder", f"{named} does not exist", remedy)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
-            remedy = f"Let the user {uid} pass: every folder above {path} wants the right to be entered (x)."
+            remedy = f"Let the user {uid} pass: every folder above {named} wants the right to be entered (x)."
         else:  # a file among the folders above it, links in a circle, a name that is too long, a mount that is gone
             remedy = "Correct the path, or look after what stands in it."
-        return _failed("folder", f"{path}: {words_of(error)}", remedy)
+        return _failed("folder", f"{named}: {words_of(error)}", remedy)
     if not stat.S_ISDIR(status.st_mode):
-        return _failed("folder", f"{path} is no folder", "Give a folder: the path names something else.")
+        return _failed("folder", f"{named} is no folder", "Give a folder: the path names something else.")
     mode = stat.S_IMODE(status.st_mode)
-    words = f"{path}, mode {mode:o}"
+    words = f"{named}, mode {mode:o}"
     if uid == -1:
-        return Finding(check="folder", status=Status.OK, words=str(path))
+        return Finding(check="folder", status=Status.OK, words=named)
     trouble, remedy = "", ""
     if status.st_uid != uid:
         trouble = f"it belongs to the user {status.st_uid}, we are {uid}"
         remedy = (
-            f"The folder belongs to uid {status.st_uid}: run as that user, or `sudo chown -R {uid} {path}`."
+            f"The folder belongs to uid {status.st_uid}: run as that user, or `sudo chown -R {uid} {typed}`."
         )
     elif mode & 0o022:
         trouble = "others may write in it, and forge messages"
-        remedy = f"Run `chmod 700 {path}`."
+        remedy = f"Run `chmod 700 {typed}`."
     if not trouble:
         return Finding(check="folder", status=Status.OK, words=f"{words}, ours")
     if allow_shared:
@@ -107,7 +109,7 @@ def _write(path: Path) -> Finding:
                 home.move_to(first, home, second)
                 home.remove(second)
     except OSError as error:
-        return _failed("write", f"{where}: {words_of(error)}", _write_remedy(error, where))
+        return _failed("write", f"{str(where)!r}: {words_of(error)}", _write_remedy(error, where))
     return Finding(check="write", status=Status.OK, words="a file was written, moved and removed")
 
 
@@ -120,14 +122,14 @@ def _write_remedy(error: OSError, where: Path) -> str:
         case errno.EDQUOT:
             return "Your quota is used up: free some space."
         case errno.EACCES | errno.EPERM:
-            return f"Run `chmod u+rwx {where}`, or take a folder in which you may write."
+            return f"Run `chmod u+rwx {shlex.quote(str(where))}`, or take a folder in which you may write."
         case _:
             return "Take a folder in which files can be written, on a local disk."
 
 
 async def _beat(path: Path) -> Finding:
     """The server writes its beat once a second; only a change that is seen counts."""
-    remedy = f"Start a server that serves it: `devpipe serve --folder {path}`."
+    remedy = f"Start a server that serves it: `devpipe serve --folder {shlex.quote(str(path))}`."
     began = anyio.current_time()
     first: Beat | None = None
     while anyio.current_time() - began <= BEATS * BEAT:

@@ -43,6 +43,10 @@ ENDS_SOON = 14 * 86_400.0
 _UNTRUSTED = frozenset({2, 18, 19, 20, 21})
 _NOT_NOW = frozenset({9, 10})
 _OTHER_HOST = frozenset({62, 64})
+#: What the machine around a container is called in it, where somebody has seen to that, and how long it is asked for
+#: (seconds).
+AROUND = "host.docker.internal"
+AROUND_PATIENCE = 0.5
 _NO_NAME = "Correct the name, or look after the name server: VPN, /etc/hosts, /etc/resolv.conf."
 
 
@@ -161,13 +165,13 @@ async def _connect(way: Way) -> Finding:
     try:
         stream = await SystemDialer()(host, port, tls=None, proxy=through)
     except OSError as error:
-        return _no_connection(way, f"{host}:{port}", error, tunnel=through is not None)
+        return await _no_connection(way, f"{host}:{port}", error, tunnel=through is not None)
     took = anyio.current_time() - began
     await anyio.aclose_forcefully(stream)
     return Finding(check="connect", status=Status.OK, words=f"connected in {took * 1000:.1f} ms")
 
 
-def _no_connection(way: Way, where: str, error: OSError, *, tunnel: bool) -> Finding:
+async def _no_connection(way: Way, where: str, error: OSError, *, tunnel: bool) -> Finding:
     inner = as_oserror(error) or error
     words, remedy = f"{where}: {words_of(inner)}", f"Look whether {where} can be reached from here at all."
     if isinstance(error, ProxyRefused):
@@ -183,10 +187,18 @@ def _no_connection(way: Way, where: str, error: OSError, *, tunnel: bool) -> Fin
         words = f"nobody listens at {where}"
         remedy = f"Start the server there (`devpipe serve --port {way.port}`), or correct the address."
         if way.inside is not None and is_loopback(way.host):
-            remedy += " In this container the machine around it is called host.docker.internal."
+            remedy += f" {await _around()}"
     elif inner.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         remedy = f"No route leads to {way.host} from here: look after the network or the VPN."
     return Finding(check="connect", status=Status.FAILED, words=words, remedy=remedy)
+
+
+async def _around() -> str:
+    """What to call the machine around this container."""
+    with anyio.move_on_after(AROUND_PATIENCE):
+        if (await _resolve(AROUND)).status is Status.OK:
+            return f"In this container the machine around it is called {AROUND}."
+    return f"On Docker Desktop, or with --add-host={AROUND}:host-gateway, the machine around this container is called {AROUND}."
 
 
 # --- TLS --------------------------------------------------------------------------------------------------
@@ -306,9 +318,9 @@ class _Health:
         if status in (502, 503, 504):
             remedy = "Start the server behind it, or wait: something stands before it and answers."
             return _sick(f"HTTP {status}: the server is away", remedy)
-        if status == 404 and document:
-            remedy = f"If the server is meant, {ELSEWHERE}; a server may also have no such page."
-            return _sick("HTTP 404: there is no health page", remedy)
+        if status == 404 and "html" not in kind.lower():
+            remedy = f"A server may have no such page. If the proof fails too, {ELSEWHERE}."
+            return _sick(f"HTTP 404: there is no health page at {response.url}", remedy)
         remedy = (
             f"Another program, a proxy or a login page answers at {way.shown}: look at the port and the path."
         )

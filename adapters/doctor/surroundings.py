@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -193,13 +194,13 @@ def file_system(folder: Path, sources: Sources, *, polling: bool, on_wsl: bool =
     if mount is None:
         words = "it cannot be said on which one the folder is"
         return Finding(check="file system", status=Status.SKIPPED, words=words)
-    words = f"{mount.type} at {mount.point}"
+    words = f"{mount.type} at {mount.point!r}"
     if mount.read_only:
         return Finding(
             check="file system",
             status=Status.FAILED,
             words=f"{words} is read-only",
-            remedy=f"Run `sudo mount -o remount,rw {mount.point}`, or take a folder that is elsewhere.",
+            remedy=f"Run `sudo mount -o remount,rw {shlex.quote(mount.point)}`, or take a folder that is elsewhere.",
         )
     if mount.type in NETWORK_FILE_SYSTEMS:
         if polling:

@@ -101,9 +101,8 @@ async def _prove(steps: Steps, single: SingleTransport, where: str) -> Finding:
         failure = transport.last_failure or transport.lifecycle.last_failure
         kind = FailureKind.TIMEOUT if failure is None else failure.kind
         reason = "no answer in time" if failure is None else failure.reason
-        return Finding(
-            check="proof", status=Status.FAILED, words=reason, remedy=_remedy(steps, kind, reason, where)
-        )
+        remedy, words = _remedy(steps, kind, reason, where), reason.replace(f": {ELSEWHERE}", "")
+        return Finding(check="proof", status=Status.FAILED, words=words, remedy=remedy)
     terms, times = transport.terms, steps.times
     times.server, times.max_message_bytes = terms.server, transport.max_message_bytes
     if terms.server:
@@ -118,16 +117,15 @@ async def _prove(steps: Steps, single: SingleTransport, where: str) -> Finding:
 def _remedy(steps: Steps, kind: FailureKind, reason: str, where: str) -> str:
     if "421" in reason or "forbidden_host" in reason:
         return "On the server, add the name in the address to allowed_hosts of its ServerConfig."
-    if "html" in reason.lower():
-        remedy = (
-            f"Another program, a proxy or a login page answers at {where}: look at the port and the path."
-        )
-        return remedy if steps.transport != "websocket" else f"{remedy} A proxy must pass Upgrade on."
+    stranger = f"Another program, a proxy or a login page answers at {where}: look at the port and the path."
     if ELSEWHERE in reason:
-        return f"Give the prefix of the server at {where} (http.prefix), or its kind (--profile vaultpilot)."
+        remedy = f"{ELSEWHERE[0].upper()}{ELSEWHERE[1:]}."
+        if kind is FailureKind.AUTH:
+            return f"{remedy} Or something forbids it: a firewall, a proxy, or the server's list of origins."
+        return f"{remedy} {stranger}" if "html" in reason.lower() else remedy
+    if "html" in reason.lower():
+        return stranger if steps.transport != "websocket" else f"{stranger} A proxy must pass Upgrade on."
     match kind:
-        case FailureKind.AUTH if "403" in reason:
-            return "Something forbids it: a firewall, a proxy, or the server's list of origins."
         case FailureKind.AUTH:
             return "Give the token that the server wants: --token-file FILE, or DEVPIPE_TOKEN."
         case FailureKind.PROTOCOL if steps.transport == "websocket":

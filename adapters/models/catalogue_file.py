@@ -46,10 +46,10 @@ def load_catalogue(path: str | os.PathLike[str]) -> Catalogue:
     Raises ``ConfigurationError`` if it cannot be read or decoded, and ``CatalogueError`` that names all that is wrong in it.
     """
     file, source = Path(path), str(path)
+    text = _read(file, source)
     kind = file.suffix.lower()
     if kind not in (".toml", ".json"):
         raise ConfigurationError(f"the catalogue {source!r}: give a file whose name ends in .toml or .json")
-    text = _read(file, source)
     data: Any
     located: Located
     try:

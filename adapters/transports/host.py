@@ -18,7 +18,6 @@ from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.dialect import HANDSHAKE, handshake_payload, read_peer
 from devpipe.machines.protocols.envelope import MAX_REFUSAL_CHARS, Envelope, decode, excerpt
 from devpipe.machines.protocols.http import error_of
-from devpipe.machines.protocols.profiles import ELSEWHERE
 from devpipe.machines.protocols.session import HelloAnswer, read_hello
 
 if TYPE_CHECKING:
@@ -247,8 +246,6 @@ class Host:
                 body = error_of(envelope)
                 said = excerpt(body.message, MAX_REFUSAL_CHARS)
                 reason = f"the server refuses us: {excerpt(body.code)}, {said}"
-                if body.code == "not_found":
-                    reason += f": {ELSEWHERE}"
             failure = Failure(kind=FailureKind.PROTOCOL, reason=reason)
             self.trouble(failure)
             echo.answered.set()

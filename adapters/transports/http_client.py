@@ -205,7 +205,7 @@ class HttpCaller:
         )
         request.headers["Content-Length"] = str(len(body.data))
         response = await client.send(request, stream=True, follow_redirects=False)
-        return await self.read(response)
+        return await self.read(response, self.target.message)
 
     async def open_stream(self, headers: dict[str, str], *, timeout: float | None) -> httpx.Response:
         """The response to ``GET stream``, unread: close it with ``close_response``. Raises one of ``FAILURES``."""
@@ -225,8 +225,8 @@ class HttpCaller:
         )
         return await client.send(request, stream=True, follow_redirects=False)
 
-    async def read(self, response: httpx.Response) -> Answer:
-        """The whole response, bounded; its connection is free afterwards. Raises one of ``FAILURES``."""
+    async def read(self, response: httpx.Response, url: str) -> Answer:
+        """The whole response to ``url``, bounded; its connection is free afterwards. Raises one of ``FAILURES``."""
         headers = response.headers
         chunks = response.aiter_raw()
         try:
@@ -237,6 +237,7 @@ class HttpCaller:
             await close_response(response, chunks)
             raise
         return Answer(
+            url=url,
             status=response.status_code,
             content_type=headers.get("content-type", ""),
             retry_after=headers.get("retry-after", ""),

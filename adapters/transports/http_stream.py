@@ -246,7 +246,9 @@ class HttpStream:
 
     async def _check_head(self, response: httpx.Response) -> None:
         headers = response.headers
+        url = self._caller.target.stream
         answer = Answer(
+            url=url,
             status=response.status_code,
             content_type=headers.get("content-type", ""),
             retry_after=headers.get("retry-after", ""),
@@ -254,7 +256,7 @@ class HttpStream:
         )
         wall = self._clock.wall()
         if read_stream_head(answer, wall=wall) is not None:
-            refusal = read_stream_head(await self._caller.read(response), wall=wall)
+            refusal = read_stream_head(await self._caller.read(response, url), wall=wall)
             assert refusal is not None  # the status that refused has not changed
             raise _Refused(refusal)
 

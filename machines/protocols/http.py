@@ -31,7 +31,7 @@ from devpipe.machines.protocols.envelope import (
     encode_reply,
     excerpt,
 )
-from devpipe.machines.protocols.profiles import ELSEWHERE
+from devpipe.machines.protocols.profiles import nothing_at
 
 __all__ = [
     "NOT_PASSED",
@@ -117,11 +117,12 @@ def _is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One HTTP response: status, the two headers that matter ("" if absent), and the whole decoded body.
+    """One HTTP response to ``url``: status, the two headers that matter ("" if absent), and the whole decoded body.
 
     ``authorized``: the request has shown a token.
     """
 
+    url: str
     status: int
     content_type: str
     retry_after: str
@@ -189,6 +190,8 @@ def read_answer(answer: Answer, *, call_id: str, wall: float, foreign: bool = Fa
         error = error_of(envelope)
         if status >= 500 or status == 429:
             return _not_now(answer, error, wall=wall)
+        if status == 404 and error.code == "not_found":  # a server of ours, and none of its paths
+            return _strange(answer, wall=wall, words=excerpt(error.message))
         # refused before its id was read: the exchange itself says whose answer this is
         timestamp = envelope.timestamp
         return Delivered(
@@ -235,15 +238,15 @@ def _strange(answer: Answer, *, wall: float, words: str = "") -> Unserved:
     """An answer that is no envelope, judged by its status."""
     status = answer.status
     if not words:
-        kind_of_page = excerpt(answer.content_type) if answer.content_type else "no content type"
-        words = f"no message but {kind_of_page}"
+        page = answer.content_type.partition(";")[0].strip()[:80]
+        words = f"answered {excerpt(page)[1:-1] or 'without a content type'}, which is no devpipe message"
         if 200 <= status < 300:
             words += ": something between us and the server answers (a captive portal, a login page?)"
     match status:
         case 403:
             words = f"forbidden by something before the server ({words})"
         case 404 | 405:
-            words = f"no DevPipe server at this address ({words}): {ELSEWHERE}"
+            words = f"{words}: {nothing_at(answer.url)}"
         case 413:
             words = f"the message is larger than something before the server takes ({words})"
         case 421:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from devpipe.machines.errors import ConfigurationError
 
-__all__ = ["DEFAULT", "ELSEWHERE", "PROFILES", "VAULTPILOT", "Profile", "profile_of"]
+__all__ = ["DEFAULT", "ELSEWHERE", "PROFILES", "VAULTPILOT", "Profile", "nothing_at", "profile_of"]
 
 Settings = Mapping[str, object]
 
@@ -40,8 +40,11 @@ class Profile:
     folder: Settings = field(default_factory=_settings)
 
 
-#: What to say of a server that has nothing at our paths.
-ELSEWHERE = "the prefix or the kind of the server may be another, look at http.prefix and profile"
+#: What to do where something answers and has nothing at our paths.
+ELSEWHERE = (
+    "correct the path in the address (a mounted server is at its mount path, like /pipe), or http.prefix and "
+    "websocket.path; for a server from before devpipe, profile='vaultpilot'"
+)
 
 #: The protocol of ``specs/protocol.md``.
 DEFAULT = Profile(name="default")
@@ -71,6 +74,11 @@ VAULTPILOT = Profile(
 )
 
 PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (DEFAULT, VAULTPILOT)})
+
+
+def nothing_at(address: str) -> str:
+    """What to say where something answers and has nothing at ``address``."""
+    return f"nothing of devpipe at {address}: {ELSEWHERE}"
 
 
 def profile_of(name: str) -> Profile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from devpipe.machines.errors import (
@@ -18,8 +18,9 @@ from devpipe.machines.errors import (
 from devpipe.machines.inputs import Failure
 from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.envelope import ErrorBody
+from devpipe.machines.protocols.profiles import ELSEWHERE
 
-__all__ = ["Offer", "may_go_again", "reply_error", "too_large", "transport_error"]
+__all__ = ["Offer", "may_go_again", "reasons_of", "reply_error", "too_large", "transport_error"]
 
 #: Refusals that say nothing about earlier attempts of the same message.
 _FRESH_REFUSALS = frozenset({"busy", "closing", "unauthorized", "expired", "too_large", "bad_message"})
@@ -59,6 +60,13 @@ def reply_error(call: Call, body: ErrorBody) -> DevPipeError:
             outcome = Outcome.MAYBE_EXECUTED
         return RequestRefused(text, code=body.code, details=body.details, outcome=outcome, message_id=call.id)
     return HandlerError(text, code=body.code, details=body.details, message_id=call.id)
+
+
+def reasons_of(errors: Iterable[DevPipeError]) -> str:
+    """Why no transport works, one after the other; advice that is the same for several is given once."""
+    advice = f": {ELSEWHERE}"
+    before, last, after = "; ".join(map(str, errors)).rpartition(advice)
+    return before.replace(advice, "") + last + after
 
 
 def transport_error(call: Call, failure: Failure, *, transport: str, id: str) -> TransportError:

@@ -34,7 +34,7 @@ from devpipe.machines.errors import FailureKind
 from devpipe.machines.inputs import Failure
 from devpipe.machines.protocols.envelope import MAX_REFUSAL_CHARS, excerpt
 from devpipe.machines.protocols.http import unauthorized
-from devpipe.machines.protocols.profiles import ELSEWHERE
+from devpipe.machines.protocols.profiles import nothing_at
 from devpipe.machines.protocols.websocket_fast import CONTINUE, FIN, TEXT, mask_frame, take_text_frames
 
 __all__ = ["MAX_FRAGMENTS", "MAX_HEAD", "MAX_PINGS", "Handshake", "Phase", "WebSocketClient"]
@@ -103,6 +103,7 @@ class WebSocketClient:
         self.phase = Phase.HANDSHAKE
         self.closed: Failure | None = None  #: why the connection is over
         self.close_code: int | None = None  #: what was sent or heard with it
+        self._address = f"{handshake.host}{handshake.target}"
         self._limit = limit
         self._fragment = fragment
         self._fast = fast
@@ -248,10 +249,12 @@ class WebSocketClient:
             note = " (a redirect, which is never followed)"
         elif b"html" in headers.get(b"content-type", b"").lower():
             note = " (an HTML page: a proxy, a portal or a web site has answered)"
-        elif status == 404:
-            note = f": {ELSEWHERE}, or websocket.path"
         elif said := headers.get(b"devpipe-error", b"").decode("latin-1"):
             note = f": {excerpt(said, MAX_REFUSAL_CHARS)}"
+        if status == 404:
+            note += f": {nothing_at(self._address)}"
+        elif status == 403 and not note:  # so a framework's refusal of a path that it has not looks, too
+            note = f": it is forbidden, or there is {nothing_at(self._address)}"
         if status in (401, 403, 407):
             kind = FailureKind.AUTH
         elif status >= 500 or status in (408, 425, 429):

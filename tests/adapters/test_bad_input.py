@@ -134,6 +134,20 @@ async def test_a_port_nobody_listens_on_is_said_for_each_transport() -> None:
     assert "refuses connections" in str(failed.value.errors["http"])
 
 
+async def test_a_wrong_path_in_the_address_is_named_with_what_to_correct_and_that_once() -> None:
+    async with serving() as world:
+        with anyio.fail_after(20), pytest.raises(devpipe.AllTransportsFailed) as failed:
+            async with devpipe.connect(f"{world.url}/wrong", connect_timeout=2):
+                pass
+    said, where = str(failed.value), world.url.removeprefix("http://")
+    for at in (f" {where}/wrong/devpipe/ws", f" {world.url}/wrong/devpipe/message"):
+        assert f"nothing of devpipe at{at}" in said
+    assert (
+        said.count("correct the path in the address (a mounted server is at its mount path, like /pipe)") == 1
+    )
+    assert "profile='vaultpilot'" in said
+
+
 async def test_a_pipe_may_be_entered_before_anything_works_and_each_send_says_what_is_known() -> None:
     async with devpipe.connect("http://127.0.0.1:9", wait=False) as pipe:
         with anyio.fail_after(10), pytest.raises(devpipe.DevPipeError) as failed:

@@ -303,6 +303,28 @@ def test_variables_of_others_with_our_prefix_are_left_alone_and_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("DEVPIPE_HTTP_X", "DEVPIPE_HTTP_PREFIX"),
+        ("DEVPIPE_FOLDER_OPTIONS_NONSENSE", "DEVPIPE_FOLDER_OPTIONS_POLLING"),
+    ],
+)
+def test_a_variable_that_begins_with_a_table_and_is_none_of_its_settings_is_refused_with_those_that_are(
+    name: str, there: str
+) -> None:
+    settings = devpipe.load_settings(environ={"DEVPIPE_CONFIG": "", name: "hunter2"})
+    assert [problem.key for problem in settings.problems] == [name] and settings.left_alone == ()
+    assert f"{name} is not a setting: there are " in texts(settings)[0] and there in texts(settings)[0]
+    assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["SERVICE_HOST", "SERVICE_PORT_WEB", "PORT", "PORT_80_TCP_ADDR"])
+def test_what_kubernetes_says_of_a_service_that_is_called_like_a_table_is_left_alone(name: str) -> None:
+    settings = devpipe.load_settings(environ={"DEVPIPE_CONFIG": "", f"DEVPIPE_HTTP_{name}": "x"})
+    assert settings.left_alone == (f"DEVPIPE_HTTP_{name}",) and not settings.problems
+
+
+@pytest.mark.parametrize(
     ("name", "meant"),
     [("DEVPIPE_TOKN", "DEVPIPE_TOKEN"), ("DEVPIPE_CONFG", "DEVPIPE_CONFIG"), ("DEVPIPE_HTTP_MAX_CONECTIONS", "DEVPIPE_HTTP_MAX_CONNECTIONS")],
 )  # fmt: skip

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support import read_all
 
 import devpipe
 
@@ -43,20 +45,47 @@ def test_each_setting_stands_in_a_line_with_where_it_came_from(project: Path) ->
     assert set(rows) >= {setting.key for setting in devpipe.load_settings(environ={}).settings}
 
 
-def test_the_table_fits_into_80_columns_whatever_the_values_are_and_shows_them_whole(project: Path) -> None:
-    url, chain = f"http://127.0.0.1/{'long/' * 40}", [f"transport-{n}" for n in range(12)]
-    code, out, _ = show(
-        project,
-        DEVPIPE_SERVER_URL=url,
-        DEVPIPE_FOLDER_OPTIONS_MAX_MESSAGE_BYTES="123456789",
-        DEVPIPE_FAILOVER_FALLBACK_CHAIN=",".join(chain),
-        **{f"DEVPIPE_OF_SOMEBODY_ELSE_{n}": "x" for n in range(9)},
-    )
-    table = out.splitlines()[1:]
-    assert code == 0 and max(len(line) for line in table) <= 80
+LONG = {
+    "DEVPIPE_SERVER_URL": f"http://127.0.0.1/{'long/' * 40}",
+    "DEVPIPE_FOLDER_OPTIONS_MAX_MESSAGE_BYTES": "123456789",
+    "DEVPIPE_FAILOVER_FALLBACK_CHAIN": ",".join(f"transport-{n}" for n in range(12)),
+    **{f"DEVPIPE_OF_SOMEBODY_ELSE_{n}": "x" for n in range(9)},
+}
+
+
+def test_whatever_the_values_are_a_setting_stands_in_one_line_where_there_is_no_terminal(
+    project: Path,
+) -> None:
+    code, out, _ = show(project, **LONG)
+    lines = out.splitlines()
+    assert code == 0
+    assert [line.split()[:3] for line in lines if LONG["DEVPIPE_SERVER_URL"] in line] == [
+        ["server_url", LONG["DEVPIPE_SERVER_URL"], "DEVPIPE_SERVER_URL"]
+    ]
+    [size] = [line for line in lines if line.startswith("folder_options.max_message_bytes")]
+    assert size.split()[1:] == ["123456789", "DEVPIPE_FOLDER_OPTIONS_MAX_MESSAGE_BYTES"]
+    [ignored] = [line for line in lines if line.startswith("ignored, no settings:")]
+    assert all(f"DEVPIPE_OF_SOMEBODY_ELSE_{n}" in ignored for n in range(9))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs: pseudo terminals")
+def test_in_a_terminal_the_table_fits_into_80_columns_whatever_the_values_are_and_shows_them_whole(
+    project: Path,
+) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DEVPIPE_")}
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "devpipe.cli", "config", "show"],
+        cwd=project, env={**clean, **LONG}, stdin=theirs, stdout=theirs, stderr=theirs,
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        table = read_all(ours).decode().splitlines()[1:]
+        assert process.wait(60) == 0
+    os.close(ours)
+    assert max(len(line) for line in table) <= 80
     together = "".join(line.strip() for line in table)
-    assert url in together and "DEVPIPE_FOLDER_OPTIONS_MAX_MESSAGE_BYTES" in together
-    assert ", ".join(chain).replace(" ", "") in together.replace(" ", "")
+    assert LONG["DEVPIPE_SERVER_URL"] in together and "DEVPIPE_FOLDER_OPTIONS_MAX_MESSAGE_BYTES" in together
+    assert LONG["DEVPIPE_FAILOVER_FALLBACK_CHAIN"] in together.replace(" ", "")
     assert "DEVPIPE_OF_SOMEBODY_ELSE_8" in together
 
 

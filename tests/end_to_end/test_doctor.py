@@ -11,7 +11,7 @@ import sys
 
 import anyio
 import pytest
-from support import World, make_server, serving
+from support import World, make_server, read_all, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -135,15 +135,3 @@ async def test_in_a_terminal_of_80_columns_no_line_is_longer_whatever_it_can_sho
     assert any(f" {mark} connect " in line for line in lines)
     assert any(f"{arrow} Start the server there" in line for line in lines)
     assert lines[-1] == "nothing works: tried websocket and http"
-
-
-def read_all(terminal: int) -> bytes:
-    parts: list[bytes] = []
-    while True:
-        try:
-            part = os.read(terminal, 65536)
-        except OSError:  # how Linux says that the other end has been closed
-            part = b""
-        if not part:
-            return b"".join(parts)
-        parts.append(part)

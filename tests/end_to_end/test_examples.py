@@ -74,6 +74,15 @@ def test_the_trio_program_asks_several_at_once(server: tuple[str, Path]) -> None
     assert sorted(line.split(" over ")[0] for line in lines) == [f"{n}: {{'number': {n}}}" for n in range(5)]
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_an_example_that_is_run_without_what_it_wants_says_how_it_is_run(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(rf"usage: .*{name.removesuffix('.py')}.*\n", done.stderr)
+
+
 @pytest.fixture
 def fastapi_application() -> Iterator[str]:
     """The application as its first lines say, served by hypercorn: its address."""

@@ -112,6 +112,18 @@ def test_a_port_that_is_taken_comes_with_a_remedy() -> None:
     assert "give another --port, or 0 for a free one" in said
 
 
+@pytest.mark.parametrize("port", ["65536", "99999", "-1"])
+def test_a_port_that_there_cannot_be_is_refused_as_one(port: str) -> None:
+    said = refused("serve", "--port", port)
+    assert "--port" in said and "0<=x<=65535" in said
+
+
+def test_a_catalogue_that_is_not_there_is_not_there_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("models", "models.toml"):
+        said = refused("serve", "--port", "0", "--catalogue", str(tmp_path / name))
+        assert name in said and "No such file" in said
+
+
 @pytest.mark.parametrize(
     "text", ["def broken(:\n", "raise ZeroDivisionError('mine')\n", "import no_such_module\n", ""]
 )
@@ -121,11 +133,13 @@ def test_a_module_that_cannot_be_loaded_is_named(tmp_path: Path, text: str) -> N
     assert "mymodule" in said and "cannot be loaded" in said
 
 
-@pytest.mark.parametrize("missing", ["click", "rich"])
-def test_without_its_extra_it_says_what_to_install(missing: str) -> None:
+@pytest.mark.parametrize(
+    ("missing", "words"), [("click", ["--help"]), ("rich", ["doctor", "--server", "http://127.0.0.1:9"])]
+)
+def test_without_its_extra_it_says_what_to_install(missing: str, words: list[str]) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from devpipe.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "pip install 'vaultpilot-devpipe[cli]'" in done.stderr and "Traceback" not in done.stderr

@@ -16,8 +16,14 @@ import anyio
 import pytest
 from support import serving
 
+from devpipe import FailureKind
+from devpipe.cli.watch import line_of
+from devpipe.machines import events
+from devpipe.machines.inputs import Failure
+
 pytestmark = pytest.mark.anyio
 
+LOST = Failure(kind=FailureKind.NETWORK, reason="reset by peer")
 #: No line by then: the test has failed (seconds).
 PATIENCE = 20.0
 
@@ -60,12 +66,49 @@ async def test_it_tells_of_transports_and_pushes_a_line_each_and_ends_cleanly_at
         with watching("--server", world.url, "--via", "websocket") as watcher:
             assert "to=websocket" in await watcher.until("transport_switched")
             await world.server.push("news", {"n": 1})
-            assert "payload={'n': 1}" in await watcher.until("push")
+            assert 'payload={"n": 1}' in await watcher.until("push")
             watcher.process.send_signal(signal.SIGINT)
             code = await anyio.to_thread.run_sync(lambda: watcher.process.wait(PATIENCE))
             assert code == 130
             assert watcher.process.stderr is not None
             assert "Traceback" not in watcher.process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (
+            events.Disconnected(transport="http", failure=LOST, retry_at=101.25, proven=True),
+            "disconnected         transport=http (network: reset by peer) retry in 1.2 s",
+        ),
+        (
+            events.Disconnected(transport="http", failure=LOST, retry_at=None),
+            "disconnected         transport=http (network: reset by peer) a dial failed",
+        ),
+        (
+            events.TransportFailed(transport="http", timestamp=99.0, failure=LOST),
+            "transport_failed     transport=http (network: reset by peer)",
+        ),
+        (events.Exhausted(retry_at=99.0), "exhausted            retry in 0.0 s"),
+        (
+            events.Connected(transport="http", server="S", latency=0.0161),
+            "connected            transport=http server=S latency=16 ms",
+        ),
+        (
+            events.Connected(transport="http", server="S\x9b31m", latency=0.00161),
+            r"connected            transport=http server=S\x9b31m latency=1.6 ms",
+        ),
+        (events.ResumedFromSleep(slept=61.23), "resumed              slept=61.2 s"),
+        (
+            events.HealthUpdated(transport="http", status="failing"),
+            "health_updated       transport=http status=failing",
+        ),
+    ],
+)
+def test_for_people_a_line_says_how_long_and_why_and_no_number_of_a_clock(
+    event: events.Event, line: str
+) -> None:
+    assert line_of(event.as_dict(), now=100.0) == line
 
 
 async def test_with_json_every_line_is_a_document_and_a_lost_server_is_told() -> None:

@@ -8,6 +8,7 @@ A pipe reaches it at http://127.0.0.1:8000/pipe.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -39,3 +40,7 @@ async def announce(text: str) -> dict[str, str]:
     """A page that tells every program on the pipe."""
     await server.push("announcement", {"text": text})
     return {"announced": text}
+
+
+if __name__ == "__main__":
+    sys.exit("usage: uvicorn fastapi_app:app")

@@ -40,4 +40,6 @@ class Plugin:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python plugin.py SERVER FOLDER")
     anyio.run(Plugin(sys.argv[1], sys.argv[2]).run, ["chat", "chat", "code-generation", "poetry"])

@@ -15,4 +15,6 @@ def main(server: str, task: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python script.py SERVER TASK")
     main(sys.argv[1], sys.argv[2])

@@ -27,4 +27,6 @@ async def main(server: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python trio_program.py SERVER")
     trio.run(main, sys.argv[1])

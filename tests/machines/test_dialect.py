@@ -161,7 +161,9 @@ def test_no_json_of_a_peer_raises_anything_but_a_protocol_error(document: Any) -
 
 
 def reading(body: bytes, status: int = 200) -> Reading:
-    answer = Answer(status=status, content_type="application/json", retry_after="", body=body)
+    answer = Answer(
+        url="http://h/m", status=status, content_type="application/json", retry_after="", body=body
+    )
     return read_answer(answer, call_id="c-1", wall=0.0, foreign=True)
 
 
@@ -224,7 +226,7 @@ def test_an_error_status_is_an_error_even_if_the_body_forgets_to_say_so() -> Non
 def test_an_error_status_with_nothing_for_us_is_judged_by_the_status(body: bytes) -> None:
     read = reading(body, 404)
     assert isinstance(read, Unserved)
-    assert not read.executed and "no DevPipe server" in read.failure.reason
+    assert not read.executed and "nothing of devpipe at http://h/m" in read.failure.reason
 
 
 @pytest.mark.parametrize(

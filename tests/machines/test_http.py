@@ -23,6 +23,9 @@ from devpipe.machines.protocols.http import (
 WALL = 784111777.0  # Sun, 06 Nov 1994 08:49:37 GMT
 
 
+URL = "http://h/wrong/devpipe/message"
+
+
 def answer(
     status: int = 200,
     body: object = b"",
@@ -30,7 +33,7 @@ def answer(
     retry_after: str = "",
 ) -> Answer:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Answer(status=status, content_type=content_type, retry_after=retry_after, body=data)
+    return Answer(url=URL, status=status, content_type=content_type, retry_after=retry_after, body=data)
 
 
 def unserved(response: Answer) -> Unserved:
@@ -64,6 +67,28 @@ def test_a_refusal_made_before_the_id_was_read_belongs_to_the_call_of_this_excha
     assert envelope.error.code == "too_large"
 
 
+def test_a_server_of_ours_that_has_no_such_path_is_no_server_there() -> None:
+    error = {"code": "not_found", "message": "there is nothing here", "outcome": "rejected"}
+    reading = unserved(answer(404, {"type": "response", "success": False, "error": error}))
+    assert reading.failure.kind is FailureKind.PROTOCOL and not reading.executed
+    assert "'there is nothing here'" in reading.failure.reason
+    assert f"nothing of devpipe at {URL}: correct the path" in reading.failure.reason
+    named = answer(404, {**REPLY, "success": False, "error": error})
+    assert isinstance(read_answer(named, call_id="p-1", wall=WALL), Delivered), "a handler's own word"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "words"),
+    [
+        ("text/plain; charset=utf-8", "status 409: answered text/plain, which is no devpipe message"),
+        ("", "status 409: answered without a content type, which is no devpipe message"),
+        ("text/\x1b[31m", r"answered text/\x1b[31m, which"),
+    ],
+)
+def test_what_is_no_message_is_told_with_its_kind(content_type: str, words: str) -> None:
+    assert words in unserved(answer(409, b"no", content_type)).failure.reason
+
+
 @pytest.mark.parametrize(("error", "words"), [("broken", "broken"), (None, "no reason")])
 def test_a_refusal_with_a_text_or_nothing_for_an_error_is_one_too(error: str | None, words: str) -> None:
     body = {"type": "response", "success": False, "timestamp": "yesterday", "error": error}
@@ -85,7 +110,7 @@ def test_a_page_with_status_200_is_a_portal_and_no_reply() -> None:
     assert reading.failure.kind is FailureKind.PROTOCOL
     assert "captive portal" in reading.failure.reason and "text/html" in reading.failure.reason
     assert reading.executed
-    assert "no content type" in unserved(answer(200, b"", "")).failure.reason
+    assert "without a content type" in unserved(answer(200, b"", "")).failure.reason
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b'{"type":1}', b"[" * 100_000])
@@ -132,21 +157,21 @@ def test_a_redirect_is_never_followed(status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "kind", "executed", "words"),
     [
-        (400, FailureKind.PROTOCOL, False, "no message"),
+        (400, FailureKind.PROTOCOL, False, "which is no devpipe message"),
         (403, FailureKind.PROTOCOL, False, "forbidden by something before"),
-        (404, FailureKind.PROTOCOL, False, "no DevPipe server"),
-        (405, FailureKind.PROTOCOL, False, "no DevPipe server"),
-        (407, FailureKind.NETWORK, False, "no message"),
-        (408, FailureKind.TIMEOUT, False, "no message"),
-        (409, FailureKind.PROTOCOL, True, "no message"),
+        (404, FailureKind.PROTOCOL, False, f"nothing of devpipe at {URL}: correct the path in the address"),
+        (405, FailureKind.PROTOCOL, False, f"nothing of devpipe at {URL}: correct the path in the address"),
+        (407, FailureKind.NETWORK, False, "which is no devpipe message"),
+        (408, FailureKind.TIMEOUT, False, "which is no devpipe message"),
+        (409, FailureKind.PROTOCOL, True, "which is no devpipe message"),
         (413, FailureKind.PROTOCOL, False, "larger than something before"),
-        (415, FailureKind.PROTOCOL, False, "no message"),
+        (415, FailureKind.PROTOCOL, False, "which is no devpipe message"),
         (421, FailureKind.PROTOCOL, False, "host name"),
-        (429, FailureKind.UNAVAILABLE, False, "no message"),
-        (500, FailureKind.UNAVAILABLE, True, "no message"),
-        (502, FailureKind.UNAVAILABLE, True, "no message"),
-        (503, FailureKind.UNAVAILABLE, True, "no message"),
-        (504, FailureKind.UNAVAILABLE, True, "no message"),
+        (429, FailureKind.UNAVAILABLE, False, "which is no devpipe message"),
+        (500, FailureKind.UNAVAILABLE, True, "which is no devpipe message"),
+        (502, FailureKind.UNAVAILABLE, True, "which is no devpipe message"),
+        (503, FailureKind.UNAVAILABLE, True, "which is no devpipe message"),
+        (504, FailureKind.UNAVAILABLE, True, "which is no devpipe message"),
         (204, FailureKind.PROTOCOL, True, "portal"),
     ],
 )

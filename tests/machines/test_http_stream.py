@@ -28,7 +28,7 @@ BROKEN = Failure(kind=FailureKind.NETWORK, reason="broken")
 
 def answer(status: int = 200, body: object = b"", content_type: str = "application/json") -> Answer:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Answer(status=status, content_type=content_type, retry_after="", body=data)
+    return Answer(url="http://h/s", status=status, content_type=content_type, retry_after="", body=data)
 
 
 def refusal_of(code: str) -> dict[str, object]:

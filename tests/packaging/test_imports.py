@@ -35,6 +35,12 @@ def test_what_only_servers_commands_tests_and_single_transports_want_is_not_impo
     assert not {name for name in loaded if name.startswith(("devpipe.cli", "devpipe.specs"))}
 
 
+def test_the_help_of_the_command_line_waits_for_nothing_that_only_a_command_wants() -> None:
+    loaded = loaded_by("import devpipe.cli.commands")
+    assert not {name.split(".")[0] for name in loaded} & (ABSENT - {"click"})
+    assert not {name for name in loaded if name.startswith(("devpipe.specs", "devpipe.adapters.server."))}
+
+
 def test_the_server_and_the_blocking_face_are_imported_when_somebody_asks_for_them() -> None:
     def ours(code: str) -> set[str]:
         return {name.split(".")[2] for name in loaded_by(code) if name.startswith("devpipe.adapters.")}

@@ -31,6 +31,19 @@ async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert f"`devpipe serve --folder {tmp_path / 'missing'}`" in remedy
 
 
+async def test_a_folder_is_named_so_that_its_name_is_no_word_of_the_sentence_or_of_the_command(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "no body"
+    report = await diagnose(folder=folder)
+    remedy = check_broken(report, "folder", "folder", f"'{folder}' does not exist")
+    assert f"`devpipe serve --folder '{folder}'`" in remedy
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    report = await diagnose(folder=folder)
+    assert check_broken(report, "folder", "folder", f"'{folder}', mode 777") == f"Run `chmod 700 '{folder}'`."
+
+
 async def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     report = await diagnose(folder=tmp_path / "file")

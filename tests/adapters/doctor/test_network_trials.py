@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -49,6 +51,31 @@ async def test_a_port_at_which_nobody_listens() -> None:
         assert f"`devpipe serve --port {port}`" in remedy
     assert report.verdict == "nothing works: tried websocket and http"
     assert str(report).count("the rest") == 2
+
+
+@pytest.mark.parametrize("resolves", [True, False, None], ids=["resolves", "does not", "hangs"])
+async def test_in_a_container_the_machine_around_it_is_named_as_it_can_be_reached(
+    resolves: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = anyio.getaddrinfo
+
+    async def resolving(host: str, *rest: Any, **options: Any) -> Any:
+        if host != "host.docker.internal":
+            return await resolve(host, *rest, **options)
+        if resolves is None:
+            await anyio.sleep_forever()
+        if not resolves:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("172.17.0.1", 0))]
+
+    monkeypatch.setenv("container", "podman")
+    monkeypatch.setattr(anyio, "getaddrinfo", resolving)
+    report = await diagnose(f"http://127.0.0.1:{free_port()}", transports=["http"], timeout=2.0)
+    remedy = check_broken(report, "http", "connect", "nobody listens")
+    assert ("In this container the machine around it is called host.docker.internal" in remedy) is bool(
+        resolves
+    )
+    assert ("with --add-host=host.docker.internal:host-gateway" in remedy) is not resolves
 
 
 async def test_a_name_that_does_not_resolve() -> None:

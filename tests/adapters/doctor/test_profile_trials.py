@@ -78,15 +78,37 @@ async def test_a_server_that_has_nothing_at_our_paths_may_be_of_another_kind_or_
     config = devpipe.ServerConfig(prefix="/elsewhere", health_path="/elsewhere/health")
     async with serving(make_server(config=config)) as world:
         report = await diagnose(world.url, transports=[way])
-    remedy = check_broken(report, way, "proof", "http.prefix and profile")
-    assert "(http.prefix)" in remedy and "--profile" in remedy
+    where = world.url.removeprefix("http://")
+    remedy = check_broken(report, way, "proof", "nothing of devpipe at ", f"{where}/devpipe/")
+    assert remedy.startswith("Correct the path in the address")
+    assert "http.prefix" in remedy and "profile='vaultpilot'" in remedy
+    assert "Correct" not in findings(report, way)["proof"].words, "a remedy is told once"
     health = findings(report, way)["health"]
-    assert health.words == "HTTP 404: there is no health page"
-    assert "http.prefix and profile" in (health.remedy or "")
+    assert health.words == f"HTTP 404: there is no health page at {world.url}/health"
+    assert "correct the path" in (health.remedy or "")
 
 
 async def test_a_program_that_is_not_ours_and_has_nothing_there_is_told_in_the_same_words() -> None:
-    answer = answering("404 Not Found\r\nContent-Type: application/json", '{"detail": "Not Found"}')
-    async with listening(answer) as port:
-        report = await diagnose(f"http://127.0.0.1:{port}", transports=["http"], timeout=1.0)
-    assert "--profile" in check_broken(report, "http", "proof", "http.prefix and profile")
+    for kind, body in (
+        ("application/json", '{"detail": "Not Found"}'),
+        ("text/plain; charset=utf-8", "Not Found"),
+    ):
+        async with listening(answering(f"404 Not Found\r\nContent-Type: {kind}", body)) as port:
+            report = await diagnose(f"http://127.0.0.1:{port}/wrong", timeout=1.0)
+        for way in NETWORK:
+            remedy = check_broken(
+                report,
+                way,
+                "proof",
+                f"nothing of devpipe at {'http://' if way == 'http' else ''}127.0.0.1:{port}/wrong/devpipe/",
+            )
+            assert "a mounted server is at its mount path" in remedy
+
+
+async def test_a_framework_that_refuses_a_socket_on_a_path_that_it_has_not_may_have_been_asked_on_a_wrong_one() -> (
+    None
+):
+    async with listening(answering("403 Forbidden")) as port:
+        report = await diagnose(f"http://127.0.0.1:{port}", transports=["websocket"], timeout=1.0)
+    remedy = check_broken(report, "websocket", "proof", "forbidden, or there is nothing of devpipe at")
+    assert "Correct the path" in remedy and "the server's list of origins" in remedy

@@ -162,12 +162,12 @@ def test_loopback_inside_of_something_is_not_what_is_around_it(
 @pytest.mark.parametrize(
     ("folder", "status", "words"),
     [
-        ("/home/me/.devpipe", Status.OK, "ext4 at /"),
-        ("/srv/shared/pipe", Status.WARNING, "nfs4 at /srv/shared does not tell what other machines write"),
-        ("/srv/shareddisk", Status.OK, "ext4 at /"),
-        ("/mnt/c/pipe", Status.WARNING, "9p at /mnt/c does not tell what other machines write"),
-        ("/srv/my disk/pipe", Status.FAILED, "ext4 at /srv/my disk is read-only"),
-        ("/srv/hidden/pipe", Status.FAILED, "tmpfs at /srv/hidden is read-only"),
+        ("/home/me/.devpipe", Status.OK, "ext4 at '/'"),
+        ("/srv/shared/pipe", Status.WARNING, "nfs4 at '/srv/shared' does not tell what other machines write"),
+        ("/srv/shareddisk", Status.OK, "ext4 at '/'"),
+        ("/mnt/c/pipe", Status.WARNING, "9p at '/mnt/c' does not tell what other machines write"),
+        ("/srv/my disk/pipe", Status.FAILED, "ext4 at '/srv/my disk' is read-only"),
+        ("/srv/hidden/pipe", Status.FAILED, "tmpfs at '/srv/hidden' is read-only"),
     ],
 )
 def test_the_file_system_under_a_folder_is_found(
