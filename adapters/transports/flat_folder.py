@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 
 from devpipe.adapters.ports.clock import Clock
-from devpipe.adapters.ports.folder import Directory, NotAFile, draft_name, open_directory
+from devpipe.adapters.ports.folder import Directory, draft_name, open_directory
 from devpipe.adapters.transports.folder_terms import (
     ENVELOPE_ROOM,
     capabilities,
@@ -179,9 +179,7 @@ class FlatFolderLink:
         except FileNotFoundError:
             return  # somebody tidies up: then there is no reply, and the deadline says so
         except OSError as error:
-            what = (
-                "no plain file" if isinstance(error, NotAFile) or error.errno == errno.ELOOP else str(error)
-            )
+            what = "a link is no plain file" if error.errno == errno.ELOOP else error.strerror or str(error)
             self._unreadable(host, id, f"{name[:80]!r} was not read: {what}")
             return
         reply = peer_response(data, id=id)

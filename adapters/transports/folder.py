@@ -249,9 +249,7 @@ class FolderLink:
         """Something planted, or unreadable: it is counted once, never opened again, and left to its owner."""
         if name not in self._strange:
             self._strange.add(name)
-            what = (
-                "no plain file" if isinstance(error, NotAFile) or error.errno == errno.ELOOP else str(error)
-            )
+            what = "a link is no plain file" if error.errno == errno.ELOOP else error.strerror or str(error)
             self._trouble(f"{name[:80]!r} was not read: {what}")
 
     def _trouble(self, words: str) -> None:
