@@ -15,7 +15,7 @@ from typing import Any
 from devpipe.machines.charts.base import PureChart
 from devpipe.specs.charts import raw_transitions
 
-__all__ = ["Mutant", "mutants", "survives"]
+__all__ = ["Mutant", "fresh", "mutants", "survives"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +29,12 @@ class Mutant:
 def mutants(chart: type[PureChart[Any]]) -> Iterator[Mutant]:
     """One for each transition."""
     for index, transition in enumerate(raw_transitions(chart)):
-        fresh = _fresh(chart)
-        doomed = raw_transitions(fresh)[index]
+        mutant = fresh(chart)
+        doomed = raw_transitions(mutant)[index]
         doomed.source.transitions.transitions.remove(doomed)
         target = transition.targets[0].id if transition.targets else "stays"
         missing = f"{index}: {transition.source.id} --{transition.event}--> {target}"
-        yield Mutant(missing=missing, chart=fresh)
+        yield Mutant(missing=missing, chart=mutant)
 
 
 def survives(install: Callable[[], None], tests: Iterable[Callable[[], None]]) -> bool:
@@ -48,7 +48,8 @@ def survives(install: Callable[[], None], tests: Iterable[Callable[[], None]]) -
     return True
 
 
-def _fresh(chart: type[PureChart[Any]]) -> type[PureChart[Any]]:
+def fresh(chart: type[PureChart[Any]]) -> type[PureChart[Any]]:
+    """The same chart, as a class of its own with states of its own."""
     original = sys.modules[chart.__module__]
     spec = importlib.util.spec_from_file_location(original.__name__, original.__file__)
     assert spec is not None and spec.loader is not None  # the module was found once
@@ -59,5 +60,5 @@ def _fresh(chart: type[PureChart[Any]]) -> type[PureChart[Any]]:
         spec.loader.exec_module(module)
     finally:
         sys.modules[original.__name__] = original
-    fresh: type[PureChart[Any]] = getattr(module, chart.__name__)
-    return fresh
+    copy: type[PureChart[Any]] = getattr(module, chart.__name__)
+    return copy

@@ -9,21 +9,35 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
 import devpipe
 from devpipe.adapters.client.pipe import Pipe
 
-__all__ = ["TRANSPORTS", "World", "make_server", "open_pipe", "read_all", "server_process", "serving"]
+__all__ = [
+    "TRANSPORTS",
+    "World",
+    "make_server",
+    "open_pipe",
+    "read_all",
+    "server_process",
+    "serving",
+    "with_handlers",
+]
 
+S = TypeVar("S", bound=devpipe.Server)
 TRANSPORTS = ["memory", "websocket", "http", "folder"]
 
 
 def make_server(**options: Any) -> devpipe.Server:
     """A server with the handlers that tests ask for."""
-    server = devpipe.Server(**options)
+    return with_handlers(devpipe.Server(**options))
+
+
+def with_handlers(server: S) -> S:
+    """The same, for a server of the test's own kind."""
 
     @server.handler("echo")
     async def echo(message: devpipe.Message) -> Any:

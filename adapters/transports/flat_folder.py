@@ -29,7 +29,6 @@ from devpipe.machines.inputs import Failure
 from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.dialect import peer_response
 from devpipe.machines.protocols.folder import flat_draft, request_name, response_id
-from devpipe.machines.protocols.folder_steps import NotAFile
 
 __all__ = ["FlatFolderLink"]
 
@@ -180,7 +179,7 @@ class FlatFolderLink:
         except FileNotFoundError:
             return  # somebody tidies up: then there is no reply, and the deadline says so
         except OSError as error:
-            what = "no plain file" if isinstance(error, NotAFile) else str(error)
+            what = error.strerror or str(error)
             self._unreadable(host, id, f"{name[:80]!r} was not read: {what}")
             return
         reply = peer_response(data, id=id)

@@ -246,9 +246,7 @@ class FolderLink:
             except FileNotFoundError:
                 continue  # taken by an earlier link of this pipe
             except OSError as error:  # planted, or not to be read now
-                self._complain(
-                    name, f"was not read: {'no plain file' if isinstance(error, NotAFile) else error}"
-                )
+                self._complain(name, f"was not read: {error.strerror or error}")
                 continue
             if collected.left is not None:
                 self._left.add(name)

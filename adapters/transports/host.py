@@ -210,6 +210,13 @@ class Host:
                     self.control("pong", {})
                 case "pong" | "accepted":
                     pass
+                case "response":
+                    # most likely what the server says of a message that it could not read: nobody's answer, and no push
+                    body = error_of(envelope)
+                    reason = (
+                        f"a response that names no message: {excerpt(body.code)}, {excerpt(body.message)}"
+                    )
+                    self.trouble(Failure(kind=FailureKind.PROTOCOL, reason=reason))
                 case "health_ping" if self._connection and envelope.id is not None:
                     self.control("health_pong", {}, id=envelope.id)
                 case _:

@@ -8,7 +8,7 @@ THRESHOLD, PERIOD, RESET, PERMIT = 5, 10.0, 30.0, 30.0
 
 
 class BreakerModel:
-    """``closed``, ``open`` or ``half_open``, and who may still say something."""
+    """``closed``, ``open`` or ``half_open``, or what the operator wants; and who may still say something."""
 
     def __init__(self) -> None:
         self.state = "closed"
@@ -26,7 +26,7 @@ class BreakerModel:
         if self.state == "half_open" and self.out is None:
             self.out = now + PERMIT
             return True
-        return self.state == "closed"
+        return self.state in ("closed", "disabled", "observing")
 
     def failed(self, now: float) -> None:
         """A call of the present epoch failed."""
@@ -47,6 +47,12 @@ class BreakerModel:
         """Nothing goes for a while."""
         self.state, self.opened_at, self.out = "open", now, None
         self.epoch += 1
+
+    def overridden(self, state: str) -> None:
+        """The operator's word; ``closed`` gives it back."""
+        if state != self.state or state == "closed":
+            self.state, self.out, self.failures = state, None, []
+            self.epoch += 1
 
     def tick(self, now: float) -> None:
         """A probe that never came back is a failure."""

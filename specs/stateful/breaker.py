@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -12,20 +14,22 @@ __all__ = ["BreakerMachine"]
 
 delays = st.sampled_from([0.0, 0.001, 1.0, 2.5, 9.999, 10.0, 29.999, 30.0, 31.0])
 
+#: Where an operator's word leads.
+OVERRIDES = {"force_open": "forced_open", "disable": "disabled", "observe": "observing", "reset": "closed"}
+
 
 class BreakerMachine(RuleBasedStateMachine):
     """Permits are kept with the epoch of the model in which they were given."""
 
+    #: what is tested; a planted bug takes its place
+    core: ClassVar[type[CircuitBreaker]] = CircuitBreaker
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.breaker = self.make()
+        self.breaker = self.core(name="b")
         self.model = BreakerModel()
         self.permits: list[tuple[Permit, int]] = []
-
-    def make(self) -> CircuitBreaker:
-        """The breaker under test; a mutant overrides it."""
-        return CircuitBreaker(name="b")
 
     @rule()
     def a_call_asks(self) -> None:
@@ -41,6 +45,14 @@ class BreakerMachine(RuleBasedStateMachine):
         self.breaker.failure(permit, now=self.now)
         if epoch == self.model.epoch:
             self.model.failed(self.now)
+
+    @rule(count=st.integers(2, 6))
+    def calls_fail_in_a_row(self, count: int) -> None:
+        # one by one they would seldom be enough
+        for _ in range(count):
+            self.a_call_asks()
+            if self.permits:
+                self.a_call_fails(which=len(self.permits) - 1)
 
     @precondition(lambda self: bool(self.permits))
     @rule(which=st.integers(0, 100))
@@ -58,11 +70,24 @@ class BreakerMachine(RuleBasedStateMachine):
         if epoch == self.model.epoch and self.model.state == "half_open":
             self.model.out = None
 
+    @rule(word=st.sampled_from(["force_open", "disable", "observe", "reset", "reset", "reset"]))
+    def the_operator_overrides(self, word: str) -> None:
+        getattr(self.breaker, word)(now=self.now)
+        self.model.overridden(OVERRIDES[word])
+
     @rule(delay=delays)
     def time_passes(self, delay: float) -> None:
         self.now += delay
         self.breaker.handle_deadline(now=self.now)
         self.model.tick(self.now)
+
+    @precondition(lambda self: self.model.state == "open")
+    @rule(short=st.sampled_from([0.0, 0.0, 0.001]))
+    def it_cools_down(self, short: float) -> None:
+        retry_at = self.breaker.retry_at
+        assert retry_at is not None
+        self.time_passes(delay=max(0.0, retry_at - short - self.now))
+        self.a_call_asks()
 
     @invariant()
     def both_are_in_the_same_state(self) -> None:
@@ -71,6 +96,6 @@ class BreakerMachine(RuleBasedStateMachine):
     @invariant()
     def a_snapshot_brings_everything_back(self) -> None:
         kept = self.breaker.snapshot()
-        other = self.make()
+        other = self.core(name="b")
         other.restore(kept)
         assert other.snapshot() == kept

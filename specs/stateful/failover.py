@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from devpipe.machines.effects import Activate
+from devpipe.machines.effects import Activate, Dial, HangUp
 from devpipe.machines.errors import FailureKind
 from devpipe.machines.events import TransportFailed, TransportSwitched
-from devpipe.machines.failover import Failover
+from devpipe.machines.failover import Failover, FailoverState
 from devpipe.machines.inputs import (
+    Close,
     FailoverInput,
     Failure,
     Open,
@@ -32,10 +35,13 @@ delays = st.sampled_from([0.0, 0.15, 1.0, 5.0, 10.0, 301.0])
 class FailoverMachine(RuleBasedStateMachine):
     """Every rule is news; the invariants hold after each."""
 
+    #: what is tested; a planted bug takes its place
+    core: ClassVar[type[Failover]] = Failover
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.failover = Failover(names=NAMES)
+        self.failover = self.core(names=NAMES)
         self.model = FailoverModel(NAMES)
         self.told: str | None = None
 
@@ -92,6 +98,26 @@ class FailoverMachine(RuleBasedStateMachine):
         self.now += delay
         self.tell(None)
 
+    @rule()
+    def time_passes_to_the_deadline(self) -> None:
+        at = self.failover.next_deadline()
+        if at is not None:
+            self.now = max(self.now, at)
+            self.tell(None)
+            again = self.failover.next_deadline()
+            assert again is None or again > self.now, "a handled deadline came back"
+
+    def teardown(self) -> None:
+        """It is left: everything is hung up, and when nothing is up any more it has closed."""
+        self.failover.receive(Close(), now=self.now)
+        self.failover.drain_events()
+        assert {e.transport for e in self.failover.drain_effects() if isinstance(e, HangUp)} == set(NAMES)
+        gone = Failure(kind=FailureKind.NETWORK, reason="hung up")
+        for name in NAMES:
+            self.failover.receive(TransportDown(transport=name, failure=gone, retry_at=None), now=self.now)
+        assert self.failover.state is FailoverState.CLOSED and self.failover.active is None
+        assert not [e for e in self.failover.drain_effects() if isinstance(e, (Activate, Dial))]
+
     @invariant()
     def active_is_proven_admitted_and_allowed_or_none(self) -> None:
         active = self.failover.active
@@ -112,3 +138,10 @@ class FailoverMachine(RuleBasedStateMachine):
     @invariant()
     def the_last_switch_is_the_truth(self) -> None:
         assert self.failover.active in (None, self.told)
+
+    @invariant()
+    def a_snapshot_brings_everything_back(self) -> None:
+        kept = self.failover.snapshot()
+        other = self.core(names=NAMES)
+        other.restore(kept)
+        assert other.snapshot() == kept and other.next_deadline() == self.failover.next_deadline()

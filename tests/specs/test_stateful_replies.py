@@ -11,7 +11,7 @@ from devpipe.specs.stateful.replies import RepliesMachine
 
 SETTINGS = settings(stateful_step_count=40)
 #: a bug is found or not: its smallest program is for people
-HUNT = settings(SETTINGS, phases=[Phase.generate], report_multiple_bugs=False)
+HUNT = settings(SETTINGS, max_examples=2000, phases=[Phase.generate], report_multiple_bugs=False)
 
 
 def test_the_memory_of_ids_does_what_its_model_says() -> None:
