@@ -46,13 +46,14 @@ class BreakerMachine(RuleBasedStateMachine):
         if epoch == self.model.epoch:
             self.model.failed(self.now)
 
-    @rule(count=st.integers(2, 6))
+    @rule(count=st.integers(4, 6))
     def calls_fail_in_a_row(self, count: int) -> None:
         # one by one they would seldom be enough
         for _ in range(count):
+            out = len(self.permits)
             self.a_call_asks()
-            if self.permits:
-                self.a_call_fails(which=len(self.permits) - 1)
+            if len(self.permits) > out:  # those that were out before may be late
+                self.a_call_fails(which=out)
 
     @precondition(lambda self: bool(self.permits))
     @rule(which=st.integers(0, 100))
@@ -88,6 +89,12 @@ class BreakerMachine(RuleBasedStateMachine):
         assert retry_at is not None
         self.time_passes(delay=max(0.0, retry_at - short - self.now))
         self.a_call_asks()
+
+    @precondition(lambda self: self.model.state == "half_open" and self.model.out is not None)
+    @rule(short=st.sampled_from([0.0, 0.0, 0.001]))
+    def a_probe_stays_out(self, short: float) -> None:
+        assert self.model.out is not None
+        self.time_passes(delay=max(0.0, self.model.out - short - self.now))
 
     @invariant()
     def both_are_in_the_same_state(self) -> None:
