@@ -136,11 +136,11 @@ class FolderLink:
 
     async def run(self) -> None:
         while True:
-            await self._write_all()
-            while self._take_some():
+            self._write_some()
+            more = self._take_some()
+            self._look_at_beat()  # in between: the server lives, however much there is to write
+            if self._outbox or more:
                 await anyio.lowlevel.checkpoint()
-            self._look_at_beat()
-            if self._outbox:
                 continue
             if not self._stirred:
                 self._wake = self._make_waiter()
@@ -199,16 +199,13 @@ class FolderLink:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    async def _write_all(self) -> None:
+    def _write_some(self) -> None:
+        """Write what waits, but no more at once than leaves the program its turn."""
         assert self._host is not None  # the driver opens before it runs
         if self._outbox:
             self._check_home()
         written = 0
-        while self._outbox:
-            if written > TURN_BYTES:
-                written = 0
-                await anyio.lowlevel.checkpoint()
-                continue  # calls may have been withdrawn meanwhile
+        while self._outbox and written <= TURN_BYTES:
             call = self._outbox.popleft()
             written += len(call.data)
             call.handed_over = True
@@ -230,7 +227,7 @@ class FolderLink:
                     self._trouble(f"the request {call.id} may not outlive a power cut: {error.strerror}")
 
     def _take_some(self) -> bool:
-        """Take what is there; True if there may be more: the program has its turn first."""
+        """Take what is there, with the same measure; True if there may be more."""
         assert self._host is not None  # as above
         try:
             names = self._mine.names()
