@@ -432,3 +432,36 @@ async def test_a_program_that_sends_much_at_once_has_its_turn_in_between(
                     sending.start_soon(send)
             tasks.cancel_scope.cancel()
     assert len(set(turns.seen)) >= 4, turns.seen
+
+
+async def test_while_much_is_written_the_server_is_seen_to_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, seen = tmp_path / "pipe", list[str]()
+    move_to, read = Directory.move_to, Directory.read
+
+    def moves(directory: Directory, name: str, target: Directory, new: str) -> None:
+        if target.path.name == "requests":
+            seen.append("written")
+        move_to(directory, name, target, new)
+
+    def reads(directory: Directory, name: str, limit: int) -> bytes:
+        if name == "server.json":
+            seen.append("looked")
+        return read(directory, name, limit)
+
+    # the server reads it too, with each of its own beats: the next one is to come later than this
+    monkeypatch.setattr(server_folder, "BEAT", 60.0)
+    async with quick_server(folder), devpipe.connect(folder=folder, settings=QUICK) as pipe:
+        monkeypatch.setattr("devpipe.adapters.transports.folder.CLOSE_LOOK", 0.0)
+        monkeypatch.setattr(Directory, "move_to", moves)
+        monkeypatch.setattr(Directory, "read", reads)
+
+        async def send() -> None:
+            assert (await pipe.send("echo", "y" * (1024 * 1024 + 1), timeout=PATIENCE)).payload
+
+        async with anyio.create_task_group() as sending:
+            for _ in range(10):
+                sending.start_soon(send)
+    written = [at for at, what in enumerate(seen) if what == "written"]
+    assert seen[written[0] : written[9]].count("looked") >= 4, seen
