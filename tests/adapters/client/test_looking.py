@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import anyio
@@ -100,6 +101,11 @@ async def test_the_explanation_names_each_transport_with_its_score_and_what_woul
             assert 0 < explained.transports[0].score <= 1
             words = str(explained)
             assert "active: websocket" in words and "reliability" in words and "would change it" in words
+            # the score goes on while it is told: what must be had is a lead on it
+            wanted = re.search(r"another transport with a score of ([\d.]+) or more", explained.would_change)
+            lead = pipe.config.failover.lead
+            assert wanted is not None
+            assert float(wanted[1]) == pytest.approx(explained.transports[0].score + lead, abs=0.02)
             pipe.use("http")
             assert "use(None) frees the choice" in str(pipe.explain())
 
