@@ -162,22 +162,31 @@ async def test_a_server_that_speaks_no_tls_is_told_apart(
     assert words in caught.value.failure.reason
 
 
+async def cancel_when(begun: anyio.Event, scope: anyio.CancelScope) -> None:
+    """Cancel when the peer has heard the first word: from then on nothing but its answer is waited for."""
+    await begun.wait()
+    scope.cancel()
+
+
 @pytest.mark.anyio
 async def test_a_tls_handshake_that_never_ends_can_be_cancelled() -> None:
-    closed = anyio.Event()
+    begun, closed = anyio.Event(), anyio.Event()
 
     async def silent(stream: ByteStream) -> None:
         try:
             while True:
                 await stream.receive()
+                begun.set()
         finally:
             closed.set()
 
     async with serving(silent) as port:
-        with anyio.move_on_after(0.05) as scope:
-            await SystemDialer()("localhost", port, tls=trusting(), proxy=None)
-        assert scope.cancelled_caught
-        await closed.wait()
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(cancel_when, begun, tasks.cancel_scope)
+                await SystemDialer()("localhost", port, tls=trusting(), proxy=None)
+            assert tasks.cancel_scope.cancelled_caught
+            await closed.wait()
 
 
 # --- proxies ----------------------------------------------------------------------------------------------
@@ -258,20 +267,23 @@ async def test_a_proxy_that_is_down_does_not_mean_that_the_server_refused() -> N
 
 @pytest.mark.anyio
 async def test_a_silent_proxy_is_left_by_cancelling() -> None:
-    closed = anyio.Event()
+    begun, closed = anyio.Event(), anyio.Event()
 
     async def silent(stream: ByteStream) -> None:
         try:
             while True:
                 await stream.receive()
+                begun.set()
         finally:
             closed.set()
 
     async with serving(silent) as port:
-        with anyio.move_on_after(0.05) as scope:
-            await WebSocketLink("http://127.0.0.1:9", proxy=f"http://127.0.0.1:{port}").open(Host())
-        assert scope.cancelled_caught
-        await closed.wait()
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(cancel_when, begun, tasks.cancel_scope)
+                await WebSocketLink("http://127.0.0.1:9", proxy=f"http://127.0.0.1:{port}").open(Host())
+            assert tasks.cancel_scope.cancelled_caught
+            await closed.wait()
 
 
 @pytest.mark.parametrize(

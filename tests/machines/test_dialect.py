@@ -248,6 +248,13 @@ def test_a_number_that_nobody_can_count_with_costs_no_reply(fields: dict[str, An
     assert payload(read_peer(body)) == payload(envelope)
 
 
+def test_a_refusal_that_answers_somebody_else_is_not_the_answer_of_this_exchange() -> None:
+    mine = decode(peer_answer(b'{"success":false,"error":"no"}', call_id="c-1"))
+    assert (mine.type, mine.success) == ("response", False)
+    other = decode(peer_answer(b'{"replyTo":"c-9","success":false,"error":"no"}', call_id="c-1"))
+    assert (other.type, other.reply_to, other.success) == ("accepted", "c-1", None)
+
+
 @pytest.mark.parametrize("later", [10**400, 1e300, "soon"])
 def test_an_error_is_an_error_whenever_its_server_says_to_come_back(later: Any) -> None:
     error = {"code": "busy", "message": "later", "retryAfter": later}

@@ -91,6 +91,17 @@ def test_a_proof_ends_the_polling_and_its_count() -> None:
     assert not plan.polls(now=STREAM_AGAIN)
 
 
+def test_only_attempts_in_a_row_without_a_proof_count() -> None:
+    plan = StreamPlan()
+    for _ in range(3):
+        for _ in range(2):
+            plan.ended(BROKEN, now=0.0, jitter=0.0)
+            assert not plan.polls(now=0.0)
+        plan.proved(now=0.0)
+        plan.ended(BROKEN, now=0.0, jitter=0.0)
+        assert not plan.polls(now=0.0)
+
+
 def test_no_stream_for_good_is_polled_at_once() -> None:
     plan = StreamPlan()
     plan.ended(BROKEN, now=0.0, jitter=0.0, for_good=True)

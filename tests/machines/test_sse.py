@@ -153,6 +153,13 @@ def test_an_endless_event_is_an_error_even_when_its_lines_are_empty() -> None:
         parser.feed(b"data\n" * 12)
 
 
+def test_any_number_of_events_may_be_as_large_as_one() -> None:
+    parser = SseParser(max_line_bytes=100, max_event_bytes=10)
+    for _ in range(5):
+        parser.feed(b"data: 12345\ndata: 6789\n\n")
+    assert [event.data for event in parser.drain_events()] == [b"12345\n6789"] * 5
+
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 words = texts.map(lambda text: text.replace("\r", "").replace("\n", "").replace("\0", ""))
 

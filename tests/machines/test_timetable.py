@@ -32,6 +32,14 @@ def test_a_disarmed_key_is_never_due() -> None:
     assert table.next_deadline() is None and table.pop_due(9.0) is None
 
 
+def test_keys_of_one_time_come_due_in_the_order_in_which_they_were_armed_and_are_never_compared() -> None:
+    table = Timetable[object]()
+    first, second, third = object(), object(), object()
+    for key in (first, second, third):
+        table.arm(key, 1.0)
+    assert [table.pop_due(1.0) for _ in range(3)] == [first, second, third]
+
+
 def test_dead_entries_do_not_pile_up() -> None:
     table = Timetable[int]()
     table.arm(-1, 1e9)

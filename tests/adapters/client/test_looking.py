@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import anyio
@@ -158,3 +159,15 @@ async def test_the_health_of_a_transport_is_told_when_it_changes_not_at_the_next
                 pipe.transports[0].disconnect()
                 await changed.wait()
             assert statuses == ["disconnected"]
+
+
+async def test_a_score_that_another_transport_would_need_is_named_where_one_can_have_it() -> None:
+    with anyio.fail_after(20):
+        async with serving() as world, open_pipe(world, "folder") as pipe:
+            explained = pipe.explain()
+    # the score goes on while it is told: what must be had is a lead on it
+    wanted = re.search(r"another transport with a score of ([\d.]+) or more", explained.would_change)
+    assert wanted is not None
+    assert float(wanted[1]) == pytest.approx(
+        explained.transports[0].score + pipe.config.failover.lead, abs=0.02
+    )

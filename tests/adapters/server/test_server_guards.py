@@ -143,10 +143,13 @@ async def test_what_a_web_page_can_post_without_asking_is_refused(
         assert served.server.executed == []
 
 
+@pytest.mark.parametrize(("size", "seconds"), [(1000, 1000.0), (10**15, 0.1)])
 async def test_a_bottomless_body_of_somebody_who_may_not_talk_holds_nothing_up(
-    serving: Serving, make_server: Make, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, make_server: Make, monkeypatch: pytest.MonkeyPatch, size: int, seconds: float
 ) -> None:
-    monkeypatch.setattr("devpipe.adapters.server.application.MAX_DISCARDED", 1000)
+    # either bound alone is enough
+    monkeypatch.setattr("devpipe.adapters.server.application.MAX_DISCARDED", size)
+    monkeypatch.setattr("devpipe.adapters.server.application.DISCARD_TIMEOUT", seconds)
     async with serving(make_server(token="t")) as served:
         head = b"POST /devpipe/message HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
         with anyio.fail_after(BOUND), pytest.raises(anyio.BrokenResourceError):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from service_world import OTHER, REFUSED, SESSION, World, body, code, poll, run_of, sent
+from service_world import OTHER, REFUSED, SESSION, World, body, code, one, poll, run_of, sent
 
 from devpipe.machines.errors import Outcome
 from devpipe.machines.protocols.service import MAX_BAD_MESSAGES
@@ -146,7 +146,8 @@ def test_no_sequence_of_messages_breaks_it_or_answers_twice(
     transports = {1: "websocket", 2: "http", 3: "folder"}
     path_of = dict.fromkeys(transports, 0)
     runs: list[int] = []
-    number = 0
+    world.socket(1)  # a session is known: else most of what follows would be refused
+    number = path_of[1] = 1
     for step, which, fields in steps:
         effects: list[ServiceEffect] = []
         match step:
@@ -210,3 +211,13 @@ def test_a_restored_service_goes_on_as_if_nothing_had_happened() -> None:
         assert world.feed(step) == copy.feed(step)
     assert world.wait(5) == copy.wait(5)
     assert world.service.snapshot() == copy.service.snapshot()
+
+
+def test_a_poll_that_is_held_when_everything_is_written_down_is_answered_in_its_time() -> None:
+    world, copy = World(hold=5.0), World(hold=5.0)
+    world.socket(1)
+    assert poll(world, 2, hold=3.0) == []
+    copy.service.restore(world.service.snapshot())
+    copy.now = world.now
+    assert copy.service.next_deadline() == world.service.next_deadline() == world.now + 3.0
+    assert one(copy.wait(3.0))["payload"]["messages"] == []
