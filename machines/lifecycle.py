@@ -79,6 +79,10 @@ _STATUS = {
 }
 #: After a sleep of the machine a connection has this long to prove itself (seconds).
 RESUME_ANSWER = 2.0
+#: An echo has at least this long to come, and so many times what the last one took, however little time a call has: one
+#: packet that is sent again, or a busy server, is no loss of the path and of every call on it (seconds).
+LEAST_ANSWER = 0.5
+ECHOES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +317,8 @@ class Lifecycle:
             patience = min(config.silence_ping, span / 3)
             soon = max(self._waiting_since, self._heard_at) + patience
             if soon < due:
-                due, within = soon, min(config.silence_answer, span / 3)
+                least = max(LEAST_ANSWER, ECHOES * self._cell.ctx.latency)
+                due, within = soon, min(config.silence_answer, max(least, span / 3))
         return due, within
 
     def _silence_deadline(self) -> float | None:
