@@ -24,6 +24,7 @@ from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.owner import Household
 from devpipe.machines.breaker import BreakerState
 from devpipe.machines.config import PipeConfig
+from devpipe.machines.decisions.blame import Charge, Charges
 from devpipe.machines.effects import Activate, Dial, FailoverEffect, HangUp, HoldDials, Retire
 from devpipe.machines.errors import DevPipeError, FailureKind, TransportError
 from devpipe.machines.events import (
@@ -82,11 +83,6 @@ EVENTS = frozenset(
 )
 #: Characters of a session id: 22 of 6 bits are more than the 128 random bits that the protocol asks for.
 SESSION_CHARS = 22
-#: A failure is charged to its transport's breaker when another transport has shown life since then, this long after
-#: it (seconds; the folder's beat comes once a second); if they all fell silent, it was the server.
-BLAME_AFTER = 2.0
-#: Failures that wait for that verdict; more say nothing new.
-MAX_BLAMES = 1000
 
 
 class Manager:
@@ -122,7 +118,7 @@ class Manager:
         self._pump: Pump[FailoverInput | None] = Pump(self._handle)
         self._controls = 0
         self._retiring: set[str] = set()
-        self._blames: list[tuple[float, Transport]] = []
+        self._charges = Charges()
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -286,11 +282,10 @@ class Manager:
     def released(self, call: Call) -> None:
         self.traffic.released(call)
 
-    def to_blame(self, transport: Transport) -> bool:
+    def to_blame(self, transport: Transport, *, silent: bool = False) -> bool:
         if len(self.transports) == 1 or transport.breaker.state is not BreakerState.CLOSED:
             return True
-        if len(self._blames) < MAX_BLAMES:
-            self._blames.append((self.clock.now(), transport))
+        self._charges.add(Charge(name=transport.type, at=self.clock.now(), silent=silent))
         return False
 
     def happened(self, transport: Transport, event: Event) -> None:
@@ -368,19 +363,22 @@ class Manager:
     # --- time -------------------------------------------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:
-        deadlines = [self.failover.next_deadline(), self.monitor.next_deadline(busy=bool(self.calls))]
-        deadlines += [at + BLAME_AFTER for at, _ in self._blames[:1]]
+        deadlines = [
+            self.failover.next_deadline(),
+            self.monitor.next_deadline(busy=bool(self.calls)),
+            self._charges.next_deadline(),
+        ]
         return min((at for at in deadlines if at is not None), default=None)
 
     def handle_deadline(self, *, now: float) -> None:
         at = self.failover.next_deadline()
         if at is not None and at <= now:
             self._pump.post(None)
-        while self._blames and self._blames[0][0] + BLAME_AFTER <= now:
-            failed_at, transport = self._blames.pop(0)
-            others = [t.lifecycle for t in self.transports.values() if t is not transport]
-            if any(other.connected and other.heard_at > failed_at for other in others):
-                transport.blame(now=now)
+        while (charge := self._charges.pop_due(now)) is not None:
+            accused = self.transports[charge.name]
+            others = [t.witness for t in self.transports.values() if t is not accused]
+            if charge.holds(accused.witness, others):
+                accused.blame(now=now, silent=charge.silent)
         if self.monitor.due(now=now, busy=bool(self.calls)):
             self._standings(now=now)
             self._finish_draining()

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from devpipe.machines import config as configs
 from devpipe.machines.config import LifecycleConfig, PipeConfig, SelectionWeights
-from devpipe.machines.decisions import windows
+from devpipe.machines.decisions import blame, windows
 from devpipe.machines.decisions.backoff import backoff_delay, blocked_delay, growing
+from devpipe.machines.decisions.blame import BLAME_AFTER, Charge, Charges, Witness
 from devpipe.machines.decisions.chain import Candidate, better_than, first_in_chain, highest
 from devpipe.machines.decisions.health import HealthStatus, Vitals, is_healthy
 from devpipe.machines.decisions.scores import score
@@ -56,6 +57,38 @@ def test_a_window_is_bounded_in_time_and_number(monkeypatch: pytest.MonkeyPatch)
     assert window.calls == 0
     window.restore(kept)
     assert (window.calls, window.failures, window.slow) == (3, 1, 1)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_failure_is_the_paths_own_if_another_one_lived_through_it(silent: bool) -> None:
+    charge = Charge(name="a", at=10.0, silent=silent)
+    lost = Witness(proven_at=None, heard_at=9.0)
+    stood = Witness(proven_at=1.0, heard_at=10.5)
+    assert charge.holds(lost, [lost, stood])
+    for other in (
+        lost,
+        Witness(proven_at=1.0, heard_at=10.0),  # as silent as the accused
+        Witness(proven_at=10.2, heard_at=10.5),  # it came back with the server
+        Witness(proven_at=None, heard_at=10.5),  # it went with it
+    ):
+        assert not charge.holds(lost, [other]), other
+    # a path that only said nothing, and goes on, was slow; one that broke a call was heard too
+    assert charge.holds(stood, [stood]) is not silent
+
+
+def test_charges_wait_for_their_verdict_in_order_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blame, "MAX_WAITING", 2)
+    charges = Charges()
+    assert charges.next_deadline() is None and charges.pop_due(1e9) is None
+    first, second, third = (Charge(name="a", at=at, silent=False) for at in (1.0, 1.5, 1.6))
+    for charge in (first, second, third):
+        charges.add(charge)
+    assert charges.next_deadline() == 1.0 + BLAME_AFTER
+    assert charges.pop_due(1.0 + BLAME_AFTER - 0.1) is None
+    assert charges.pop_due(1.0 + BLAME_AFTER) is first
+    assert charges.pop_due(1.0 + BLAME_AFTER) is None
+    assert charges.pop_due(1e9) is second
+    assert charges.pop_due(1e9) is None
 
 
 def test_health_changes_with_hysteresis_and_few_calls_say_nothing() -> None:

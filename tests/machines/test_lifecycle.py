@@ -336,7 +336,9 @@ def test_a_call_with_hardly_any_time_leaves_an_echo_the_time_that_the_path_needs
         assert lifecycle.next_deadline() == pytest.approx(10.1 + needed)
         prove(lifecycle, now=10.2, latency=0.15)
         lifecycle.handle_deadline(now=10.4)
-        assert lifecycle.next_deadline() == pytest.approx(10.4 + 0.6), "what the last echo took is what counts"
+        assert lifecycle.next_deadline() == pytest.approx(10.4 + 0.6), (
+            "what the last echo took is what counts"
+        )
 
 
 def test_a_sign_of_life_after_the_ping_ends_the_silence() -> None:
