@@ -53,8 +53,16 @@ class TransportMetrics:
             self.average_latency = latency
 
     def failure(self, kind: FailureKind, *, now: float) -> None:
-        """An attempt ended without a reply."""
+        """An attempt ended without a reply, and that was the path's fault."""
+        self.unanswered(kind)
+        self.fault(now=now)
+
+    def unanswered(self, kind: FailureKind) -> None:
+        """An attempt ended without a reply: whose fault that was is not known yet."""
         self.failures[kind.value] += 1
+
+    def fault(self, *, now: float) -> None:
+        """It was the path's: that counts in its score."""
         self.recent.append((now, None))
 
     def window(self, *, now: float) -> tuple[int, int, float | None]:

@@ -77,6 +77,10 @@ _STATUS = {
     LifecycleState.FAILED: HealthStatus.FAILING,
     LifecycleState.DESTROYED: HealthStatus.DISCONNECTED,
 }
+#: An echo has at least this long to come, and so many times what the last one took, however little time a call has: one
+#: packet that is sent again, or a busy server, is no loss of the path and of every call on it (seconds).
+LEAST_ANSWER = 0.5
+ECHOES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +316,8 @@ class Lifecycle:
             patience = min(config.silence_ping, span / 3)
             soon = max(self._waiting_since, self._heard_at) + patience
             if soon < due:
-                due, within = soon, min(config.silence_answer, span / 3)
+                least = max(LEAST_ANSWER, ECHOES * self._cell.ctx.latency)
+                due, within = soon, min(config.silence_answer, max(least, span / 3))
         return due, within
 
     def _silence_deadline(self) -> float | None:

@@ -282,9 +282,9 @@ class Manager:
     def released(self, call: Call) -> None:
         self.traffic.released(call)
 
-    def to_blame(self, transport: Transport) -> bool:
+    def to_blame(self, transport: Transport, *, silent: bool = False) -> bool:
         probing = transport.breaker.state is not BreakerState.CLOSED
-        return self._blame.failed(transport.type, now=self.clock.now(), probing=probing)
+        return self._blame.failed(transport.type, now=self.clock.now(), probing=probing, silent=silent)
 
     def happened(self, transport: Transport, event: Event) -> None:
         if isinstance(event, Disconnected):
@@ -364,9 +364,9 @@ class Manager:
         at = self.failover.next_deadline()
         if at is not None and at <= now:
             self._pump.post(None)
-        heard_at = {t.type: t.lifecycle.heard_at for t in self.transports.values() if t.connected}
-        for name in self._blame.verdicts(heard_at, now=now):
-            self.transports[name].blame(now=now)
+        paths = {name: transport.witness for name, transport in self.transports.items()}
+        for charge in self._blame.verdicts(paths, now=now):
+            self.transports[charge.transport].blame(now=now, silent=charge.silent)
         if self.monitor.due(now=now, busy=bool(self.calls)):
             self._look(now=now)
             self._finish_draining()

@@ -204,7 +204,7 @@ class SingleTransport:
     def returned(self, call: Call, failure: Failure, transport: Transport) -> None:
         self.traffic.returned(call, failure, transport)
 
-    def to_blame(self, transport: Transport) -> bool:
+    def to_blame(self, transport: Transport, *, silent: bool = False) -> bool:
         return True
 
     def released(self, call: Call) -> None:

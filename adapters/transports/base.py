@@ -25,6 +25,7 @@ from devpipe.adapters.transports.outgoing import write_call
 from devpipe.adapters.transports.owner import Owner
 from devpipe.machines.breaker import CircuitBreaker
 from devpipe.machines.config import BreakerConfig, LifecycleConfig, PeerConfig
+from devpipe.machines.decisions.blame import Witness
 from devpipe.machines.errors import CircuitOpen, FailureKind, MessageTooLarge, TransportError
 from devpipe.machines.events import (
     Connected,
@@ -130,6 +131,11 @@ class Transport:
     def available(self) -> bool:
         """Initialized, and its breaker admits messages."""
         return self.lifecycle.state not in _UNAVAILABLE and self.breaker.admits(now=self.clock.now())
+
+    @property
+    def witness(self) -> Witness:
+        """What this path can say for itself, and for others."""
+        return Witness(proven_at=self.lifecycle.proven_at, heard_at=self.lifecycle.heard_at)
 
     @property
     def max_message_bytes(self) -> int:
@@ -268,14 +274,21 @@ class Transport:
             self.control("cancel", {"id": call.id})
 
     def timed_out(self, call: Call, *, now: float) -> None:
-        """The call's own time is up. Alone that is one failure; a call that was accepted is none."""
+        """The call's own time is up. A path that was heard meanwhile has not failed; it only has not brought this reply."""
         permit, call.permit = call.permit, None
         if permit is not None:
+            silent = self.lifecycle.heard_at <= call.submitted
             if call.accepted:
                 self.breaker.release(permit)
-            else:
+            elif not silent:
+                self.breaker.release(permit)
+                self.metrics.failure(FailureKind.TIMEOUT, now=now)
+            elif self.owner.to_blame(self, silent=True):
                 self.breaker.failure(permit, now=now)
                 self.metrics.failure(FailureKind.TIMEOUT, now=now)
+            else:
+                self.breaker.release(permit)
+                self.metrics.unanswered(FailureKind.TIMEOUT)
             self._tell_breaker()
         self.withdraw(call)
 
@@ -431,10 +444,12 @@ class Transport:
             for item in news(LIFECYCLE, event, jitter=self.dice.jitter()):
                 self.feed(item)
 
-    def blame(self, *, now: float) -> None:
-        """Charge the breaker with one failure of this path."""
+    def blame(self, *, now: float, silent: bool = False) -> None:
+        """Charge the breaker with one failure of this path; ``silent``: one call that got no answer, which is counted."""
         self.breaker.receive(PathFailed(), now=now)
-        self.metrics.failure(FailureKind.NETWORK, now=now)
+        self.metrics.fault(now=now)
+        if not silent:
+            self.metrics.unanswered(FailureKind.NETWORK)
         self._tell_breaker()
 
     def __repr__(self) -> str:

@@ -62,8 +62,11 @@ class Owner(Protocol):
         """The server's answer to ``attach``."""
         ...
 
-    def to_blame(self, transport: Transport) -> bool:
-        """True if a failure is this transport's own: when all fail together, it is the server."""
+    def to_blame(self, transport: Transport, *, silent: bool = False) -> bool:
+        """True if a failure is this transport's own: when all fail together, it is the server.
+
+        False also means that the verdict falls later. ``silent``: nothing came in time, that is all.
+        """
         ...
 
     def released(self, call: Call) -> None:

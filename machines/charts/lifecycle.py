@@ -57,6 +57,7 @@ class LifecycleContext:
     deadline: float | None = None
     hold_until: float | None = None
     proven_at: float | None = None
+    latency: float = 0.0  #: what the last echo took on its way there and back
     useful: bool = False  #: a reply or a push has come since the proof
     ping: Ping | None = None
     last_failure: Failure | None = None
@@ -298,6 +299,7 @@ class LifecycleChart(PureChart[LifecycleContext]):
             attempt=0,
             hurried=False,
             proven_at=ev.now,
+            latency=ev.latency,
             ping=None,
             deadline=ev.now + ctx.config.probation_period,
         )
@@ -306,7 +308,7 @@ class LifecycleChart(PureChart[LifecycleContext]):
     def answered(self, ev: LifecycleEvent) -> None:
         """A later echo; probation is over with the first one, and its deadline with it."""
         if self.ours(ev):
-            self.model.ctx = replace(self.model.ctx, ping=None, deadline=None)
+            self.model.ctx = replace(self.model.ctx, latency=ev.latency, ping=None, deadline=None)
 
     def found_useful(self, ev: LifecycleEvent) -> None:
         """It carries what it is for: neither young deaths nor blocks count any more."""

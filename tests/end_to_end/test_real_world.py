@@ -200,6 +200,32 @@ async def test_a_host_that_falls_silent_is_known_on_all_its_paths_in_one_window(
             assert order == ["nothing is usable", "the call ended"]
 
 
+async def test_a_frozen_server_costs_its_clients_no_more_time_than_it_was_frozen(directory: Path) -> None:
+    with server_process(directory / "pipe", directory / "log.jsonl") as (process, port):
+        url = f"http://127.0.0.1:{port}"
+        async with devpipe.connect(url, folder=directory / "pipe") as pipe:
+            opened: list[object] = []
+            pipe.on("breaker_changed", opened.append)
+            with anyio.fail_after(30):
+                while not all(transport.ready for transport in pipe.transports):
+                    await anyio.lowlevel.checkpoint()
+                os.kill(process.pid, signal.SIGSTOP)
+                try:
+
+                    async def ask() -> None:
+                        with pytest.raises(devpipe.DevPipeError):
+                            await pipe.send("echo", 1, timeout=0.4)
+
+                    for _ in range(5):  # whatever is active meanwhile, it answers nobody
+                        async with anyio.create_task_group() as tasks:
+                            for _ in range(10):
+                                tasks.start_soon(ask)
+                finally:
+                    os.kill(process.pid, signal.SIGCONT)
+                assert (await pipe.send("echo", 2, timeout=20)).payload == 2
+            assert not opened, "when all paths fall silent it is the server, and no breaker counts it"
+
+
 async def test_two_servers_behind_one_address_are_not_mixed(directory: Path) -> None:
     async with serving() as first, serving() as second:
         async with devpipe.connect(first.url, folder=second.folder) as pipe:

@@ -58,8 +58,8 @@ def proving(**settings: float) -> Lifecycle:
     return feed(lifecycle, Opened(generation=lifecycle.generation))
 
 
-def prove(lifecycle: Lifecycle, *, now: float = 0.0) -> Lifecycle:
-    proof = Proved(generation=lifecycle.generation, nonce=nonce(lifecycle), server="S", latency=0.1)
+def prove(lifecycle: Lifecycle, *, now: float = 0.0, latency: float = 0.1) -> Lifecycle:
+    proof = Proved(generation=lifecycle.generation, nonce=nonce(lifecycle), server="S", latency=latency)
     return feed(lifecycle, proof, now=now)
 
 
@@ -345,6 +345,22 @@ def test_a_call_with_little_time_makes_silence_known_earlier() -> None:
     assert lifecycle.next_deadline() == 12.0
     feed(lifecycle, CallsWaiting(since=None), now=11.0)
     feed(lifecycle, CallsWaiting(since=1.0), now=11.0)
+
+
+def test_a_call_with_hardly_any_time_leaves_an_echo_the_time_that_the_path_needs() -> None:
+    for latency, needed in ((0.001, 0.5), (0.2, 0.8), (30.0, 2.0)):
+        lifecycle = prove(proving(), now=1.0, latency=latency)
+        lifecycle.useful(now=1.0)
+        lifecycle.drain_effects()
+        feed(lifecycle, CallsWaiting(since=10.0, span=0.3), now=10.0)
+        lifecycle.handle_deadline(now=10.1)
+        assert isinstance(lifecycle.drain_effects()[0], SendProbe)
+        assert lifecycle.next_deadline() == pytest.approx(10.1 + needed)
+        prove(lifecycle, now=10.2, latency=0.15)
+        lifecycle.handle_deadline(now=10.4)
+        assert lifecycle.next_deadline() == pytest.approx(10.4 + 0.6), (
+            "what the last echo took is what counts"
+        )
 
 
 def test_a_sign_of_life_after_the_ping_ends_the_silence() -> None:

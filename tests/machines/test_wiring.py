@@ -1,11 +1,10 @@
-"""What one machine puts out and another is told: the tables, the blame for failures, and what of a reading is news."""
+"""What one machine puts out and another is told: the tables, and what of a reading is news."""
 
 from __future__ import annotations
 
 import pytest
 
 from devpipe.machines.breaker import BreakerState, CircuitBreaker
-from devpipe.machines.decisions.blame import MAX_SUSPECTS, PATIENCE, Blame
 from devpipe.machines.decisions.health import HealthStatus, Vitals
 from devpipe.machines.decisions.readings import Reading
 from devpipe.machines.effects import Dial, Doubt, HangUp, HoldDials
@@ -126,35 +125,3 @@ def test_a_failure_of_the_path_counts_and_a_proven_dial_probes_an_open_circuit()
     assert breaker.state is BreakerState.OPEN and breaker.retry_at == 60.0, "the probe has failed"
     breaker.receive(PathProven(), now=60.0)
     assert breaker.state is BreakerState.CLOSED
-
-
-def test_alone_or_under_judgement_a_failure_is_charged_at_once() -> None:
-    assert Blame(alone=True).failed("http", now=0.0, probing=False)
-    among = Blame(alone=False)
-    assert among.failed("http", now=0.0, probing=True) and among.next_deadline() is None
-
-
-def test_a_failure_is_charged_when_another_transport_has_shown_life_since() -> None:
-    blame = Blame(alone=False)
-    assert not blame.failed("http", now=10.0, probing=False)
-    assert not blame.failed("http", now=11.0, probing=False)
-    assert blame.next_deadline() == 10.0 + PATIENCE
-    heard_at = {"websocket": 10.5}
-    assert blame.verdicts(heard_at, now=11.9) == []
-    assert blame.verdicts(heard_at, now=12.0) == ["http"]
-    assert blame.next_deadline() == 11.0 + PATIENCE
-    assert blame.verdicts(heard_at, now=20.0) == [], "nobody was heard after the second failure"
-    assert blame.next_deadline() is None
-
-
-def test_its_own_life_and_silence_at_the_same_time_charge_nobody() -> None:
-    blame = Blame(alone=False)
-    blame.failed("http", now=10.0, probing=False)
-    assert blame.verdicts({"http": 11.0, "folder": 10.0}, now=12.0) == []
-
-
-def test_failures_that_wait_for_a_verdict_are_bounded() -> None:
-    blame = Blame(alone=False)
-    for _ in range(MAX_SUSPECTS + 5):
-        blame.failed("http", now=0.0, probing=False)
-    assert len(blame.verdicts({"folder": 1.0}, now=PATIENCE)) == MAX_SUSPECTS
