@@ -6,9 +6,9 @@ writes it anew. SVG is drawn on demand, with graphviz, and never committed.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,13 @@ def write_svg(directory: Path, names: list[str]) -> list[Path]:
     return paths
 
 
-if __name__ == "__main__":
-    for written in write_documents(Path(sys.argv[1] if len(sys.argv) > 1 else "diagrams")):
+def main() -> None:
+    """Write every diagram into DIR."""
+    parser = argparse.ArgumentParser(prog="python -m devpipe.specs.render", description=main.__doc__)
+    parser.add_argument("directory", metavar="DIR", nargs="?", type=Path, default=Path("diagrams"))
+    for written in write_documents(parser.parse_args().directory):
         print(written)
+
+
+if __name__ == "__main__":
+    main()
