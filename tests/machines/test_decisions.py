@@ -14,7 +14,7 @@ from devpipe.machines.decisions.chain import Candidate, better_than, first_in_ch
 from devpipe.machines.decisions.health import HealthStatus, Vitals, is_healthy
 from devpipe.machines.decisions.scores import score
 from devpipe.machines.decisions.windows import CallWindow
-from devpipe.machines.effects import HangUp
+from devpipe.machines.effects import Dial, HangUp, HoldDials
 from devpipe.machines.errors import (
     AllTransportsFailed,
     CircuitOpen,
@@ -22,8 +22,8 @@ from devpipe.machines.errors import (
     FailureKind,
     TransportError,
 )
-from devpipe.machines.events import BreakerChanged, Disconnected, SwitchReason, TransportSwitched
-from devpipe.machines.inputs import Disconnect, Failure, Hold
+from devpipe.machines.events import BreakerChanged, Connected, Disconnected, SwitchReason, TransportSwitched
+from devpipe.machines.inputs import Connect, Disconnect, Failure, Hold, TransportUp
 from devpipe.machines.lifecycle import Lifecycle
 from devpipe.machines.wiring import FAILOVER, LIFECYCLE
 
@@ -64,6 +64,8 @@ def test_health_changes_with_hysteresis_and_few_calls_say_nothing() -> None:
     assert is_healthy(between, was_healthy=True) and not is_healthy(between, was_healthy=False)
     assert not is_healthy(Vitals(attempts=100, successes=100, latency=3.0), was_healthy=True)
     assert is_healthy(Vitals(attempts=100, successes=100, latency=1.0), was_healthy=False)
+    slow = Vitals(attempts=100, successes=100, latency=1.8)
+    assert is_healthy(slow, was_healthy=True) and not is_healthy(slow, was_healthy=False)
 
 
 def test_a_score_is_the_weighed_sum_of_its_terms_times_its_health() -> None:
@@ -105,6 +107,11 @@ def test_a_wrong_value_names_its_key_and_what_is_allowed() -> None:
     ):  # fmt: skip
         with pytest.raises(ConfigurationError, match=word):
             configs.BreakerConfig(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError) as refused:
+        configs.BreakerConfig(failure_threshold=0)
+    assert "failure_threshold = 0 is not allowed: give " in str(refused.value), (
+        "nobody said where it came from"
+    )
     with pytest.raises(ConfigurationError, match="durability"):
         configs.FolderConfig(durability="maybe")
     with pytest.raises(ConfigurationError, match=r"http\.prefix"):
@@ -140,6 +147,16 @@ def test_events_are_plain_data_with_the_names_of_the_wire() -> None:
 def test_the_table_between_the_machines_makes_what_it_says() -> None:
     for wire in (*FAILOVER, *LIFECYCLE):
         assert wire.reason and wire.source != wire.target
+    assert {(wire.output, wire.makes) for wire in LIFECYCLE if wire.source == "failover"} == {
+        (Dial, Connect), (HangUp, Disconnect), (HoldDials, Hold),
+    }  # fmt: skip
+    dial = next(wire for wire in LIFECYCLE if wire.output is Dial)
+    assert dial.make(Dial(transport="http", immediately=True), 0.7) == Connect(jitter=0.7, immediately=True)
+    all_held = next(wire for wire in LIFECYCLE if wire.output is HoldDials)
+    assert all_held.make(HoldDials(until=9.0), 0.5) == Hold(until=9.0)
+    proven = next(wire for wire in FAILOVER if wire.output is Connected)
+    told = proven.make(Connected(transport="http", server="S", latency=0.1), 0.5)
+    assert told == TransportUp(transport="http", server="S")
     hang_up = next(wire for wire in LIFECYCLE if wire.output is HangUp)
     assert hang_up.make(HangUp(transport="http"), 0.5) == Disconnect()
     held = next(wire for wire in LIFECYCLE if wire.output is BreakerChanged)
