@@ -77,7 +77,7 @@ class Delivery:
 
     # --- clients without a session ----------------------------------------------------------------------
 
-    def listeners(self, *, streams: bool = False) -> list[ServerPath]:
+    def listeners(self, *, streams: bool) -> list[ServerPath]:
         """Where they hear pushes; ``streams``: only where they hear late replies too."""
         return [p for p in self.paths.values() if p.listening and (p.transport == "stream" or not streams)]
 

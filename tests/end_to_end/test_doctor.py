@@ -110,7 +110,7 @@ async def test_the_help_documents_the_exit_codes() -> None:
     assert "0 all that was asked for works, 6 some of it, 3 nothing" in " ".join(said.split())
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs: pseudo terminals")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo terminals")
 @pytest.mark.parametrize(("encoding", "mark", "arrow"), [("utf-8", "✗", "→"), ("ascii", "x", "->")])
 async def test_in_a_terminal_of_80_columns_no_line_is_longer_whatever_it_can_show(
     encoding: str, mark: str, arrow: str

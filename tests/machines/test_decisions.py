@@ -61,6 +61,8 @@ def test_health_changes_with_hysteresis_and_few_calls_say_nothing() -> None:
     assert is_healthy(between, was_healthy=True) and not is_healthy(between, was_healthy=False)
     assert not is_healthy(Vitals(attempts=100, successes=100, latency=3.0), was_healthy=True)
     assert is_healthy(Vitals(attempts=100, successes=100, latency=1.0), was_healthy=False)
+    slow = Vitals(attempts=100, successes=100, latency=1.8)
+    assert is_healthy(slow, was_healthy=True) and not is_healthy(slow, was_healthy=False)
 
 
 def test_a_score_is_the_weighed_sum_of_its_terms_times_its_health() -> None:
@@ -102,6 +104,11 @@ def test_a_wrong_value_names_its_key_and_what_is_allowed() -> None:
     ):  # fmt: skip
         with pytest.raises(ConfigurationError, match=word):
             configs.BreakerConfig(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError) as refused:
+        configs.BreakerConfig(failure_threshold=0)
+    assert "failure_threshold = 0 is not allowed: give " in str(refused.value), (
+        "nobody said where it came from"
+    )
     with pytest.raises(ConfigurationError, match="durability"):
         configs.FolderConfig(durability="maybe")
     with pytest.raises(ConfigurationError, match=r"http\.prefix"):

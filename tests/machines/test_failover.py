@@ -95,6 +95,13 @@ def test_without_standbys_only_the_first_is_dialled() -> None:
     assert failover.drain_effects() == [Dial(transport="websocket")]
 
 
+def test_without_standbys_one_that_its_breaker_holds_is_no_reason_not_to_dial_the_next() -> None:
+    failover = feed(make(standby=False), Open())
+    clear(failover)
+    feed(failover, scored("websocket", 1.0, admitted=False), up("websocket"))
+    assert Dial(transport="http") in failover.drain_effects()
+
+
 def test_a_lower_one_waits_a_moment_for_a_better_one_and_is_taken_then() -> None:
     failover = feed(make(), Open(), up("http"))
     assert failover.state is FailoverState.SELECTING and failover.next_deadline() == 0.15

@@ -9,7 +9,13 @@ import pytest
 from devpipe import TransportType
 from devpipe.machines.errors import ConfigurationError, ModelSelectionError
 from devpipe.machines.models.messages import MessageType
-from devpipe.machines.models.phase1 import OldSpelling, read_config, read_request, settings_of
+from devpipe.machines.models.phase1 import (
+    OldSpelling,
+    SelectionCriteria,
+    read_config,
+    read_request,
+    settings_of,
+)
 from devpipe.machines.models.types import Preferences
 
 
@@ -22,6 +28,9 @@ def test_the_defaults_are_those_of_phase_1() -> None:
     assert found == ()
     assert (config.monitoring_interval, config.cache_duration, config.timeout) == (30000, 300000, 30000)
     assert (config.fallback_enabled, config.retry_attempts, config.debug_mode) == (True, 3, False)
+    assert SelectionCriteria() == SelectionCriteria(
+        latency_weight=0.3, reliability_weight=0.4, capability_weight=0.2, cost_weight=0.1
+    )
     assert settings_of(config) == {"timeout": 30, "retry_attempts": 3, "debug": False}
 
 
