@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import assert_never
 
 from anyio.abc import TaskGroup
@@ -309,7 +310,10 @@ class Manager:
                 transport.feed(wire.make(event, self.dice.jitter()))
         for wire in FAILOVER:
             if isinstance(event, wire.output):
-                self.post(wire.make(event, self.dice.jitter()))
+                item = wire.make(event, self.dice.jitter())
+                if isinstance(item, TransportUp) and transport.ready:
+                    item = replace(item, knows_us=item.server == self.session.server)
+                self.post(item)
         self.listeners.tell(event)
         self.changed()
 
@@ -327,8 +331,8 @@ class Manager:
         known = self.session.answered(answer)
         if known and answer.push is not None:
             self.pushes.begin(answer.push)
-        if known and transport.connected:  # it may reach another process than when it was proven
-            self.post(TransportUp(transport=transport.type, server=answer.server))
+        if transport.connected:  # it may reach another process than when it was proven
+            self.post(TransportUp(transport=transport.type, server=answer.server, knows_us=known))
         return known
 
     def became_ready(self, transport: Transport) -> None:
@@ -367,6 +371,7 @@ class Manager:
             self.failover.next_deadline(),
             self.monitor.next_deadline(busy=bool(self.calls)),
             self._charges.next_deadline(),
+            self.pushes.next_deadline(),
         ]
         return min((at for at in deadlines if at is not None), default=None)
 
@@ -374,6 +379,7 @@ class Manager:
         at = self.failover.next_deadline()
         if at is not None and at <= now:
             self._pump.post(None)
+        self.pushes.handle_deadline(self._active, now=now)
         while (charge := self._charges.pop_due(now)) is not None:
             accused = self.transports[charge.name]
             others = [t.witness for t in self.transports.values() if t is not accused]

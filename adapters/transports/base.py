@@ -380,7 +380,7 @@ class Transport:
         """The pipe has a new session: introduce ourselves again before anything else goes out."""
         self.ready = False
         if self._host is not None and self.driver.link is not None:
-            self._host.greet(self.dice.token(16))
+            self._host.greet_again(self.dice.token(16))
 
     def abandon(self, generation: int, failure: Failure) -> None:
         """The path of this generation is not worth keeping: the machine decides what comes next."""
