@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from devpipe.adapters.client.verdicts import reply_error, too_large, transport_error
+from devpipe.adapters.client.verdicts import expired_too_early, reply_error, too_large, transport_error
 from devpipe.adapters.ports.clock import Clock, Dice
 from devpipe.adapters.transports.base import Transport
 from devpipe.machines.config import PipeConfig
@@ -110,7 +110,7 @@ class Traffic:
         try:
             active = self._routes.active
             if active is not None and active.ready and self._fits(call, active):
-                self._expiry(call, active)
+                self._expiry(call, active, now=call.started)
                 try:
                     active.submit(call, now=call.started)
                     return
@@ -154,6 +154,8 @@ class Traffic:
             self._session_unknown(call, transport)
         elif body.code in NOT_NOW and body.outcome == Outcome.REJECTED.value and self._may_go_again(call):
             self._not_now(call, body, transport)
+        elif expired_too_early(call, body, now=self._clock.now()) and self._may_go_again(call):
+            self._clocks_differ(call, envelope, transport)
         else:
             self.answered += 1
             waiter.set_exception(reply_error(call, body))
@@ -165,9 +167,9 @@ class Traffic:
             return False
         return len(call.payload) <= transport.max_message_bytes - ENVELOPE_ROOM
 
-    def _expiry(self, call: Call, transport: Transport) -> None:
+    def _expiry(self, call: Call, transport: Transport, *, now: float) -> None:
         if call.expires_at is None and transport.terms.session is not None:
-            remaining = call.deadline - call.started
+            remaining = call.deadline - now
             call.expires_at = int((self._clock.wall() + transport.terms.clock_offset + remaining) * 1000)
 
     def _dispatch(self, call: Call, *, now: float, avoid: str | None = None) -> None:
@@ -185,7 +187,7 @@ class Traffic:
             usable = []  # a choice is being made: what goes on now goes where it says
         usable.sort(key=lambda t: t.type == avoid)
         for transport in usable:
-            self._expiry(call, transport)
+            self._expiry(call, transport, now=now)
             try:
                 transport.submit(call, now=now)
                 return
@@ -269,6 +271,16 @@ class Traffic:
         now = self._clock.now()
         self.resent += 1
         self._delay(call, now + self._pause(call, failure))
+
+    def _clocks_differ(self, call: Call, envelope: Envelope, transport: Transport) -> None:
+        """The server did not take it because its clock, or ours, was set meanwhile: go by what it shows now."""
+        if isinstance(envelope.timestamp, (int, float)):
+            transport.learn_clock(envelope.timestamp / 1000)
+        call.handed_over, call.expires_at = False, None
+        call.end_attempt()
+        self.calls.start(call)
+        self.resent += 1
+        self._again(call, now=self._clock.now())
 
     def _send_again(self, call: Call, failure: Failure, transport: Transport, *, now: float) -> None:
         """The first time is free, and goes another way if there is one; further ones wait and use the budget."""

@@ -40,6 +40,11 @@ def reply_error(call: Call, body: ErrorBody) -> DevPipeError:
     return HandlerError(text, code=body.code, details=body.details, message_id=call.id)
 
 
+def expired_too_early(call: Call, body: ErrorBody, *, now: float) -> bool:
+    """The server finds that the caller's time is up, and did not run it, while there is time left by our own count."""
+    return body.code == "expired" and body.outcome == Outcome.REJECTED.value and now < call.deadline
+
+
 def transport_error(call: Call, failure: Failure, transport: Transport) -> TransportError:
     """The last attempt came back without a reply, and there will be no other."""
     return TransportError(

@@ -293,6 +293,8 @@ class Host:
             return
         if echo.kind == "hello" or not (self._profile.sessions or transport.ready):
             self._greeted(echo, answer)
+        elif answer.time is not None:
+            transport.learn_clock(answer.time)
         echo.answered.set()
         if echo.prove:
             self._transport.feed(
