@@ -274,7 +274,7 @@ class Failover:
         if ctx.holds or ctx.hold_until is not None:
             self._effects.append(HoldDials(until=None))
             self._cell.ctx = replace(ctx, holds=0, hold_until=None)
-        if item.server and ctx.server is None:
+        if item.server and (item.knows_us or ctx.server is None):
             self._cell.ctx = replace(self._cell.ctx, server=item.server)
         self._reconsider_server()
 

@@ -229,10 +229,14 @@ class Pin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportUp:
-    """A transport was proven. ``server``: the identity in the echo ("" if it knows none)."""
+    """A transport was proven. ``server``: the identity in the echo ("" if it knows none).
+
+    ``knows_us``: that server holds our session, so it is ours, whatever others are reached.
+    """
 
     transport: str
     server: str
+    knows_us: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

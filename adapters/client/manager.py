@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import assert_never
 
 from anyio.abc import TaskGroup
@@ -298,6 +299,8 @@ class Manager:
         if any(news(MONITOR, event, jitter=0.0)):
             self._look(now=self.clock.now())
         for item in news(FAILOVER, event, jitter=self.dice.jitter()):
+            if isinstance(item, TransportUp) and transport.ready:
+                item = replace(item, knows_us=item.server == self.session.server)
             self.post(item)
         self._tell_health(transport)
         self.listeners.tell(event)
@@ -317,8 +320,8 @@ class Manager:
         known = self.session.answered(answer)
         if known and answer.push is not None:
             self.pushes.begin(answer.push)
-        if known and transport.connected:  # it may reach another process than when it was proven
-            self.post(TransportUp(transport=transport.type, server=answer.server))
+        if transport.connected:  # it may reach another process than when it was proven
+            self.post(TransportUp(transport=transport.type, server=answer.server, knows_us=known))
         return known
 
     def became_ready(self, transport: Transport) -> None:
@@ -357,6 +360,7 @@ class Manager:
             self.failover.next_deadline(),
             self.monitor.next_deadline(busy=bool(self.calls)),
             self._blame.next_deadline(),
+            self.pushes.next_deadline(),
         ]
         return min((at for at in deadlines if at is not None), default=None)
 
@@ -364,6 +368,7 @@ class Manager:
         at = self.failover.next_deadline()
         if at is not None and at <= now:
             self._pump.post(None)
+        self.pushes.handle_deadline(self._active, now=now)
         paths = {name: transport.witness for name, transport in self.transports.items()}
         for charge in self._blame.verdicts(paths, now=now):
             self.transports[charge.transport].blame(now=now, silent=charge.silent)

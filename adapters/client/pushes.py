@@ -86,17 +86,29 @@ class Pushes:
         """A push has arrived; one that is not the next is dropped, and asked for again if some are missing."""
         message = to_message(envelope, session=self._session.id, transport=transport.type)
         if message.position is not None:
-            verdict = self.cursor.receive(message.position)
+            if not transport.ready:
+                return  # of a session that is lost, or of a server that is not ours
+            verdict = self.cursor.receive(message.position, now=transport.clock.now())
             if verdict is Verdict.DROP:
                 return
             if verdict is Verdict.MISSING:
                 self.attach(active)
                 return
+            if isinstance(verdict, Gap):
+                self._tell(verdict)
         elif self._source is not None and transport is not self._source:
             return  # the same push, heard on a standby
         self._subscriptions.put(message)
         self._listeners.tell(message, "message")
         transport.listeners.tell(message, "message")
+
+    def next_deadline(self) -> float | None:
+        return self.cursor.next_deadline()
+
+    def handle_deadline(self, active: Transport | None, *, now: float) -> None:
+        """Ask again for what is still missing."""
+        if self.cursor.due(now=now):
+            self.attach(active)
 
     def session_lost(self, reason: str) -> None:
         """A new session begins: whatever was pushed meanwhile is not known."""

@@ -34,6 +34,7 @@ from devpipe.machines.protocols.envelope import NOT_NOW, Envelope, ErrorBody, to
 from devpipe.machines.protocols.session import ClientSession
 from devpipe.machines.protocols.verdicts import (
     Offer,
+    expired_too_early,
     may_go_again,
     reasons_of,
     reply_error,
@@ -117,7 +118,7 @@ class Traffic:
         try:
             active = self._routes.active
             if active is not None and active.ready and self._fits(call, active):
-                self._expiry(call, active)
+                self._expiry(call, active, now=call.started)
                 try:
                     active.submit(call, now=call.started)
                     return
@@ -165,6 +166,8 @@ class Traffic:
             and call.attempts <= self._most_attempts
         ):
             self._not_now(call, body, transport)
+        elif expired_too_early(call, body, now=self._clock.now()) and (call.attempts <= self._most_attempts):
+            self._clocks_differ(call, envelope, transport)
         else:
             self.answered += 1
             waiter.set_exception(reply_error(call, body))
@@ -176,9 +179,9 @@ class Traffic:
             return False
         return len(call.payload) <= transport.max_message_bytes - ENVELOPE_ROOM
 
-    def _expiry(self, call: Call, transport: Transport) -> None:
+    def _expiry(self, call: Call, transport: Transport, *, now: float) -> None:
         if call.expires_at is None and transport.terms.session is not None:
-            remaining = call.deadline - call.started
+            remaining = call.deadline - now
             call.expires_at = int((self._clock.wall() + transport.terms.clock_offset + remaining) * 1000)
 
     def _dispatch(self, call: Call, *, now: float, avoid: str | None = None) -> None:
@@ -196,7 +199,7 @@ class Traffic:
             usable = []  # a choice is being made: what goes on now goes where it says
         usable.sort(key=lambda t: t.type == avoid)
         for transport in usable:
-            self._expiry(call, transport)
+            self._expiry(call, transport, now=now)
             try:
                 transport.submit(call, now=now)
                 return
@@ -292,6 +295,16 @@ class Traffic:
         )
         call.failure = failure
         self._delay(call, self._clock.now() + self._pause(call, failure))
+
+    def _clocks_differ(self, call: Call, envelope: Envelope, transport: Transport) -> None:
+        """The server did not take it because its clock, or ours, was set meanwhile: go by what it shows now."""
+        if isinstance(envelope.timestamp, (int, float)):
+            transport.learn_clock(envelope.timestamp / 1000)
+        call.handed_over, call.expires_at = False, None
+        call.end_attempt()
+        self.calls.start(call)
+        self.resent += 1
+        self._again(call, now=self._clock.now())
 
     def _send_again(self, call: Call, failure: Failure, transport: Transport, *, now: float) -> None:
         """The first time it goes another way at once, if there is one; else, and later, it waits."""

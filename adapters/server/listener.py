@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import hypercorn
 
+from devpipe.adapters.server.connection import AsyncioReader, AsyncioWriter, Http1, TrioStream
 from devpipe.adapters.server.feed import Feed
 from devpipe.adapters.server.strict import strict
 from devpipe.adapters.waiter import in_trio
@@ -48,6 +49,8 @@ def _wrap(app: Asgi) -> Any:
     async def wrapped(scope: Any, receive: Any, send: Any, _spawn: object, _call_soon: object) -> None:
         feed = Feed.of(send)
         socket = strict(send) if scope["type"] == "websocket" else None
+        if socket is not None and await socket.is_over():
+            return
         try:
             await app(scope, receive, send)
         finally:
@@ -64,45 +67,6 @@ def _failed(error: Exception) -> None:
     log.info("a connection has ended with an error: %.300r", error)
 
 
-class _TrioStream:
-    """A stream that tells when the client has hung up: hypercorn would keep it until its idle time is over."""
-
-    def __init__(self, stream: trio.SocketStream, hung_up: Callable[[], Awaitable[None]]) -> None:
-        self.socket = stream.socket
-        self.send_all = stream.send_all
-        self.send_eof = stream.send_eof
-        self.aclose = stream.aclose
-        self._receive = stream.receive_some
-        self._hung_up = hung_up
-
-    async def receive_some(self, max_bytes: int) -> bytes:
-        data = b""
-        try:
-            data = await self._receive(max_bytes)
-            return bytes(data)
-        finally:
-            if not data:  # the end, or an error
-                await self._hung_up()
-
-
-class _AsyncioReader:
-    """The same for a reader of asyncio."""
-
-    def __init__(self, reader: asyncio.StreamReader, hung_up: Callable[[], Awaitable[None]]) -> None:
-        self.at_eof = reader.at_eof
-        self._read = reader.read
-        self._hung_up = hung_up
-
-    async def read(self, max_bytes: int) -> bytes:
-        data = b""
-        try:
-            data = await self._read(max_bytes)
-            return data
-        finally:
-            if not data:  # the end, or an error
-                await self._hung_up()
-
-
 async def _listen_trio(
     app: Any, config: hypercorn.Config, bound: socket.socket, ended: anyio.Event, grace: float
 ) -> None:
@@ -110,21 +74,28 @@ async def _listen_trio(
     from hypercorn.trio.tcp_server import TCPServer
     from hypercorn.trio.worker_context import WorkerContext
 
-    contexts: set[WorkerContext] = set()  # one for each connection: each ends by itself, or with all others
+    class Engine(Http1, TCPServer):
+        pass
+
+    # one for each connection: each ends by itself, or with all others
+    contexts: dict[WorkerContext, trio.SocketStream] = {}
+    none_left = trio.Event()
 
     async def connection(stream: trio.SocketStream) -> None:
         if len(contexts) >= MAX_CONNECTIONS:
             await stream.aclose()
             return
         context = WorkerContext(None)
-        contexts.add(context)
-        watched = _TrioStream(stream, context.terminated.set)
+        contexts[context] = stream
+        watched = TrioStream(stream, context.terminated.set)
         try:
-            await TCPServer(app, config, context, {}, watched)  # type: ignore[arg-type]  # it names TLS streams only
+            await Engine(app, config, context, {}, watched)  # type: ignore[arg-type]  # it names TLS streams only
         except Exception as error:  # one connection must never end another
             _failed(error)
         finally:
-            contexts.discard(context)
+            del contexts[context]
+            if ended.is_set() and not contexts:
+                none_left.set()
 
     bound.setblocking(False)
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound.dup()))
@@ -136,7 +107,12 @@ async def _listen_trio(
         await listener.aclose()
         for context in tuple(contexts):
             await context.terminated.set()
-        connections.cancel_scope.deadline = trio.current_time() + grace
+        if contexts:
+            with trio.move_on_after(grace):
+                await none_left.wait()
+        connections.cancel_scope.cancel()
+        for stream in contexts.values():
+            stream.socket.close()  # hypercorn shields its writes, and the client may be one that takes nothing
 
 
 async def _serve_listener(connection: Any, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
@@ -153,16 +129,20 @@ async def _listen_asyncio(
     from hypercorn.asyncio.tcp_server import TCPServer
     from hypercorn.asyncio.worker_context import WorkerContext
 
+    class Engine(Http1, TCPServer):
+        pass
+
     loop = asyncio.get_running_loop()
     contexts: set[WorkerContext] = set()  # as above
-    tasks: set[asyncio.Task[None]] = set()
+    tasks: dict[asyncio.Task[None], asyncio.WriteTransport] = {}
 
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         context = WorkerContext(None)
         contexts.add(context)
-        watched: Any = _AsyncioReader(reader, context.terminated.set)
+        watched: Any = AsyncioReader(reader, context.terminated.set)
+        patient: Any = AsyncioWriter(writer)
         try:
-            await TCPServer(app, loop, config, context, {}, watched, writer)
+            await Engine(app, loop, config, context, {}, watched, patient)
         except Exception as error:  # one connection must never end another, nor reach the loop's own handler
             _failed(error)
         finally:
@@ -174,10 +154,9 @@ async def _listen_asyncio(
             writer.close()
             return
         task = loop.create_task(connection(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        tasks[task] = writer.transport
         # what could not be written by then never will be
-        task.add_done_callback(lambda _: writer.transport.abort())
+        task.add_done_callback(lambda _: tasks.pop(task).abort())
 
     async def turns() -> None:
         # a connection that was accepted becomes known to us two turns of the loop later, and one that was aborted is
@@ -203,6 +182,7 @@ async def _listen_asyncio(
         _, late = await asyncio.wait(tasks, timeout=grace)
         for task in late:
             task.cancel()
+            tasks[task].abort()  # it may be waiting for a client that takes nothing
         if late:
             await asyncio.wait(late, timeout=grace)
     await turns()

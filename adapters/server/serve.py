@@ -20,7 +20,7 @@ from devpipe.machines.errors import ConfigurationError
 if TYPE_CHECKING:
     from devpipe.adapters.server.server import Server
 
-__all__ = ["serve"]
+__all__ = ["KEEP_ALIVE", "bind", "serve"]
 
 log = logging.getLogger("devpipe.server")
 
@@ -30,6 +30,9 @@ GRACE = 1.0
 #: A connection that has not sent a whole header after this long is closed, and one that is idle (seconds). Longer than
 #: clients keep idle connections, so that it is they who close: nothing is sent into a connection that closes.
 HEADER_TIMEOUT = 15.0
+#: A client that vanished without a word, like a laptop that was shut, is let go within a minute: it holds a place among the
+#: streams and sockets, and its session awake (seconds, probes, and milliseconds for what was sent and not taken).
+KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 #: Bytes of one request's header.
 MAX_HEADER = 16 * 1024
 
@@ -58,7 +61,7 @@ async def serve(
         raise ConfigurationError(
             "serving wants hypercorn: pip install 'vaultpilot-devpipe[server]'"
         ) from error
-    bound = _bind(host, port)
+    bound = bind(host, port)
     config = _configuration(hypercorn.Config(), server.config)
     ended = anyio.Event()
 
@@ -99,13 +102,18 @@ def _is_any(host: str) -> bool:
         return False
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises ``ConfigurationError``."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # connections inherit it: small replies leave at once
+        # connections inherit these: small replies leave at once, and the kernel asks whether a silent client is still there
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEP_ALIVE.items():
+            if hasattr(socket, option):  # each system has some of them
+                bound.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
         bound.bind((host, port))
         bound.listen(BACKLOG)
     except (OSError, OverflowError) as error:

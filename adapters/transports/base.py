@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -383,7 +384,11 @@ class Transport:
         """The pipe has a new session: introduce ourselves again before anything else goes out."""
         self.ready = False
         if self._host is not None and self.driver.link is not None:
-            self._host.greet(self.dice.token(16))
+            self._host.greet_again(self.dice.token(16))
+
+    def learn_clock(self, server_time: float) -> None:
+        """The server's clock shows this (seconds since 1970) now: it, or ours, may have been set."""
+        self.terms = replace(self.terms, clock_offset=server_time - self.clock.wall())
 
     def abandon(self, generation: int, failure: Failure) -> None:
         """The path of this generation is not worth keeping: the machine decides what comes next."""

@@ -16,7 +16,7 @@ from devpipe.machines.events import ErrorOccurred, HealthChecked
 from devpipe.machines.inputs import Failure, Proved
 from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.dialect import HANDSHAKE, handshake_payload, read_peer
-from devpipe.machines.protocols.envelope import MAX_REFUSAL_CHARS, Envelope, decode, excerpt
+from devpipe.machines.protocols.envelope import MAX_REFUSAL_CHARS, Envelope, ErrorBody, decode, excerpt
 from devpipe.machines.protocols.http import error_of
 from devpipe.machines.protocols.session import HelloAnswer, read_hello
 
@@ -29,6 +29,8 @@ __all__ = ["CLIENT", "Host"]
 CLIENT = "devpipe-python/0.1"
 #: Probes and other control messages that may wait for an answer at once; the oldest is forgotten beyond that.
 MAX_ECHOES = 64
+#: Sessions in a row that may be lost on one path before anything useful has come.
+MAX_RENEWALS = 2
 
 
 class _Echo:
@@ -63,6 +65,7 @@ class Host:
         self._breaker = transport.breaker
         self._echoes: dict[str, _Echo] = {}
         self._useful = False
+        self._renewals = 0  #: of the session, since something useful came
         self._profile = transport.profile
         self._decode = decode if transport.profile.sessions else read_peer
         #: the path is a connection of its own, on which the server may ask too
@@ -97,8 +100,9 @@ class Host:
             transport.last_failure = failure
             self.trouble(failure)
             echo.answered.set()
-            if echo.prove:
-                # a path that does not even carry a probe is lost, and the next dial waits its turn
+            if echo.prove or echo.kind == "hello":
+                # a path that does not even carry a probe is lost, and the next dial waits its turn; one on which we could
+                # not introduce ourselves would be up and of no use
                 self._lose(failure)
             return
         if self._calls.get(call.id) is call and call.route == transport.type:
@@ -132,6 +136,19 @@ class Host:
             return
         payload = self._owner.session.hello(nonce, client=CLIENT)
         self._send("hello", payload, nonce, prove=prove)
+
+    def greet_again(self, nonce: str) -> None:
+        """The session is lost: introduce the next one here.
+
+        A path on which one session after the other is lost, and nothing useful ever comes, is itself lost, so that a
+        wait stands between two of them.
+        """
+        if self._renewals >= MAX_RENEWALS:
+            self._lose(Failure(kind=FailureKind.UNAVAILABLE, reason="the server forgets us again and again"))
+            return
+        self._renewals += 1
+        self._useful = False
+        self.greet(nonce)
 
     def ping(self, nonce: str) -> anyio.Event:
         """Send a nonce for a health check; the event is set when it came back, or the link is gone."""
@@ -193,10 +210,15 @@ class Host:
             else:  # the reply to an earlier attempt: it says nothing about the path that the present one took
                 self._release_elsewhere(call, permit)
         self._metrics.success(latency, now=now)
-        if not self._useful:
-            self._useful = True
-            self._lifecycle.useful(now=now)
+        if not self._useful and not _is_forgotten(envelope):
+            self._found_useful(now)
         self._owner.replied(call, envelope, transport)
+
+    def _found_useful(self, now: float) -> None:
+        """Told once per session: the path does what it is for."""
+        self._useful = True
+        self._renewals = 0
+        self._lifecycle.useful(now=now)
 
     def _release_elsewhere(self, call: Call, permit: object) -> None:
         call.permit = permit
@@ -221,8 +243,7 @@ class Host:
                     self.control("health_pong", {}, id=envelope.id)
                 case _:
                     if not self._useful:
-                        self._useful = True
-                        self._lifecycle.useful(now=self._now())
+                        self._found_useful(self._now())
                     self._owner.pushed(envelope, self._transport)
             return
         if envelope.type == "accepted":
@@ -281,6 +302,8 @@ class Host:
             return
         if echo.kind == "hello" or not (self._profile.sessions or transport.ready):
             self._greeted(echo, answer)
+        elif answer.time is not None:
+            transport.learn_clock(answer.time)
         echo.answered.set()
         if echo.prove:
             self._transport.feed(
@@ -314,3 +337,9 @@ class Host:
 
     def _lose(self, failure: Failure) -> None:
         self._transport.abandon(self.generation, failure)
+
+
+def _is_forgotten(envelope: Envelope) -> bool:
+    """True for the refusal of a server that does not know our session: it answers, but is of no use."""
+    error = envelope.error
+    return envelope.success is False and isinstance(error, ErrorBody) and error.code == "session_unknown"

@@ -99,7 +99,7 @@ class PushDesk:
 
     def audience(self, session: str | None, sessions: Sessions) -> int:
         """How many a push to this session, or to all, is for now."""
-        paths = self._out.listeners() if session is None and self._everybody else []
+        paths = self._out.listeners(streams=False) if session is None and self._everybody else []
         return len(_named(session, sessions)) + len(paths)
 
     def pushed(self, item: Pushed, sessions: Sessions, *, wall: int) -> None:

@@ -20,7 +20,15 @@ from devpipe.machines.protocols.calls import Call
 from devpipe.machines.protocols.envelope import ErrorBody
 from devpipe.machines.protocols.profiles import ELSEWHERE
 
-__all__ = ["Offer", "may_go_again", "reasons_of", "reply_error", "too_large", "transport_error"]
+__all__ = [
+    "Offer",
+    "expired_too_early",
+    "may_go_again",
+    "reasons_of",
+    "reply_error",
+    "too_large",
+    "transport_error",
+]
 
 #: Refusals that say nothing about earlier attempts of the same message.
 _FRESH_REFUSALS = frozenset({"busy", "closing", "unauthorized", "expired", "too_large", "bad_message"})
@@ -67,6 +75,11 @@ def reasons_of(errors: Iterable[DevPipeError]) -> str:
     advice = f": {ELSEWHERE}"
     before, last, after = "; ".join(map(str, errors)).rpartition(advice)
     return before.replace(advice, "") + last + after
+
+
+def expired_too_early(call: Call, body: ErrorBody, *, now: float) -> bool:
+    """The server finds that the caller's time is up, and did not run it, while there is time left by our own count."""
+    return body.code == "expired" and body.outcome == Outcome.REJECTED.value and now < call.deadline
 
 
 def transport_error(call: Call, failure: Failure, *, transport: str, id: str) -> TransportError:

@@ -37,7 +37,7 @@ from devpipe.machines.protocols.http import unauthorized
 from devpipe.machines.protocols.profiles import nothing_at
 from devpipe.machines.protocols.websocket_fast import CONTINUE, FIN, TEXT, mask_frame, take_text_frames
 
-__all__ = ["MAX_FRAGMENTS", "MAX_HEAD", "MAX_PINGS", "Handshake", "Phase", "WebSocketClient"]
+__all__ = ["MAX_FRAGMENTS", "MAX_HEAD", "MAX_PINGS", "PING_WINDOW", "Handshake", "Phase", "WebSocketClient"]
 
 #: Fragments of one message; more is a peer that wants to keep us busy.
 MAX_FRAGMENTS = 1024

@@ -6,8 +6,8 @@ import pytest
 
 from devpipe.machines.decisions.budget import RetryBudget
 from devpipe.machines.errors import Outcome, TransportError
-from devpipe.machines.message import Position
-from devpipe.machines.protocols.cursor import PushCursor, Verdict
+from devpipe.machines.message import Gap, Position
+from devpipe.machines.protocols.cursor import ATTACHES, PushCursor, Verdict
 from devpipe.machines.protocols.envelope import decode
 from devpipe.machines.protocols.session import ClientSession, read_attached, read_hello
 
@@ -59,12 +59,44 @@ def test_pushes_are_taken_in_order_and_once_and_a_hole_is_noticed() -> None:
     cursor.begin(Position("e", 2))
     cursor.begin(Position("f", 9))
     assert cursor.attach() == {"number": 1, "epoch": "e", "after": 2}
-    assert cursor.receive(Position("e", 3)) is Verdict.TAKE
-    assert cursor.receive(Position("e", 3)) is Verdict.DROP and cursor.dropped == 1
-    assert cursor.receive(Position("e", 5)) is Verdict.MISSING
-    assert cursor.receive(Position("f", 4)) is Verdict.MISSING
+    assert cursor.receive(Position("e", 3), now=0.0) is Verdict.TAKE
+    assert cursor.receive(Position("e", 3), now=0.0) is Verdict.DROP and cursor.dropped == 1
+    assert cursor.receive(Position("e", 5), now=0.0) is Verdict.MISSING
+    assert cursor.receive(Position("f", 4), now=1.0) is Verdict.MISSING
     assert cursor.position == Position("e", 3)
     assert cursor.attach()["number"] == 2
+    assert cursor.receive(Position("e", 4), now=0.0) is Verdict.TAKE
+
+
+def test_what_comes_behind_a_hole_is_no_reason_to_ask_once_for_each() -> None:
+    cursor = PushCursor()
+    cursor.begin(Position("e", 0))
+    asked: list[float] = []
+    for tick in range(480):
+        if cursor.receive(Position("e", 2 + tick), now=tick / 8) is Verdict.MISSING:
+            asked.append(tick / 8)
+    assert asked == [0.0, 0.125, 0.25, 0.5, 1.0, 1.875, 3.5, 6.75, 13.25, 23.25, 33.25, 43.25, 53.25]
+    assert cursor.position == Position("e", 0)
+    assert cursor.next_deadline() == 63.25 and not cursor.due(now=63.0)
+    assert cursor.due(now=63.25) and not cursor.due(now=63.25), "once"
+    assert cursor.next_deadline() is None
+    assert cursor.receive(Position("e", 1), now=60.0) is Verdict.TAKE
+    assert cursor.receive(Position("e", 3), now=60.0) is Verdict.MISSING, "the next hole is asked for at once"
+
+
+@pytest.mark.parametrize("strange", [Position("e", 7), Position("f", 1)])
+def test_a_push_that_the_server_never_sends_becomes_a_gap(strange: Position) -> None:
+    cursor = PushCursor()
+    cursor.begin(Position("e", 2))
+    cursor.attached(epoch="e", gap=False, reason="")
+    for now in range(ATTACHES):
+        assert cursor.receive(strange, now=float(now)) is Verdict.MISSING
+        assert cursor.attached(epoch="e", gap=False, reason="") is None
+    gap = cursor.receive(strange, now=9.0)
+    assert isinstance(gap, Gap) and (gap.after, gap.before) == (Position("e", 2), strange)
+    assert cursor.receive(strange, now=9.0) is Verdict.DROP, "it was taken"
+    assert cursor.receive(Position(strange.epoch, strange.offset + 1), now=9.0) is Verdict.TAKE
+    assert cursor.receive(Position(strange.epoch, strange.offset + 3), now=9.0) is Verdict.MISSING, "anew"
 
 
 def test_only_the_servers_word_or_another_epoch_makes_a_gap_and_then_it_goes_on_where_it_can() -> None:
@@ -73,17 +105,17 @@ def test_only_the_servers_word_or_another_epoch_makes_a_gap_and_then_it_goes_on_
     assert cursor.attached(epoch="e", gap=False, reason="") is None
     gap = cursor.attached(epoch="e", gap=True, reason="too old")
     assert gap is not None and gap.after == Position("e", 2)
-    assert cursor.receive(Position("e", 9)) is Verdict.TAKE
-    assert cursor.receive(Position("e", 11)) is Verdict.MISSING
+    assert cursor.receive(Position("e", 9), now=0.0) is Verdict.TAKE
+    assert cursor.receive(Position("e", 11), now=0.0) is Verdict.MISSING
     gap = cursor.attached(epoch="f", gap=False, reason="new")
     assert gap is not None and gap.after == Position("e", 9)
-    assert cursor.receive(Position("f", 7)) is Verdict.TAKE
+    assert cursor.receive(Position("f", 7), now=0.0) is Verdict.TAKE
 
 
 def test_a_lost_session_is_a_gap_if_there_was_a_history() -> None:
     cursor = PushCursor()
     assert cursor.lost("gone") is None
-    assert cursor.receive(Position("e", 4)) is Verdict.TAKE
+    assert cursor.receive(Position("e", 4), now=0.0) is Verdict.TAKE
     gap = cursor.lost("gone")
     assert gap is not None and gap.after == Position("e", 4) and cursor.position is None
 

@@ -420,6 +420,16 @@ def test_another_server_is_set_aside_while_the_one_that_knows_us_is_reached() ->
     assert failover.drain_events()[0] == ServerChanged(from_="S", to="T")
 
 
+def test_the_server_that_holds_our_session_is_ours_whatever_others_reach() -> None:
+    failover = feed(make(), Open(), up("websocket", "old"), up("http", "old"))
+    failover.drain_events()
+    # both processes are new, and the first that answered has the session: nobody is left to wait for the old one
+    feed(failover, TransportUp(transport="http", server="new", knows_us=True), up("websocket", "other"))
+    assert failover.server == "new" and failover.usable() == ["http"]
+    assert failover.elsewhere("websocket")
+    assert not [event for event in failover.drain_events() if isinstance(event, ServerChanged)]
+
+
 def test_a_server_without_an_identity_is_nobody_in_particular() -> None:
     failover = feed(make(), Open(), up("websocket", ""), up("http", "T"))
     assert failover.usable() == ["websocket", "http"]

@@ -13,11 +13,12 @@ import pytest
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong
 
 import devpipe
+from devpipe.machines.protocols.websocket import MAX_PINGS
 
 pytestmark = pytest.mark.anyio
 
 BOUND = 10.0
-TEXT, BINARY, CLOSE = 1, 2, 8
+TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
 Serving = Callable[..., AbstractAsyncContextManager[Any]]
 Make = Callable[..., devpipe.Server]
 
@@ -90,6 +91,22 @@ async def test_pings_are_answered(serving: Serving, make_server: Make) -> None:
         await socket.stream.send(socket.protocol.send(Ping(payload=b"here?")))
         event = await socket.event()
         assert isinstance(event, Pong) and event.payload == b"here?"
+
+
+async def test_many_pings_have_one_answer_and_too_many_end_the_connection(
+    serving: Serving, make_server: Make
+) -> None:
+    async with serving(make_server()) as served, served.connected() as socket:
+        await socket.stream.send(b"".join(frame(PING, b"%d" % number) for number in range(MAX_PINGS)))
+        pongs: list[bytes] = []
+        while pongs[-1:] != [b"%d" % (MAX_PINGS - 1)]:
+            event = await socket.event()
+            assert isinstance(event, Pong)
+            pongs.append(bytes(event.payload))
+        assert len(pongs) < 10, "the latest answers for those before it"
+        assert (await socket.call("echo", 1))["payload"] == 1
+        await socket.stream.send(frame(PING, b"") * 20_000)
+        assert await socket.closed() == 1008
 
 
 @pytest.mark.parametrize(
