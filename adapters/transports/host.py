@@ -86,7 +86,7 @@ class Host:
             self.trouble(Failure(kind=FailureKind.PROTOCOL, reason=str(error)))
             return
         reply_to = envelope.reply_to
-        if reply_to is not None and envelope.type == "response":
+        if reply_to is not None and envelope.type == "response" and self._transport.ready:
             call = self._calls.finish(reply_to)
             if call is not None:
                 self._reply(call, envelope)
@@ -246,14 +246,17 @@ class Host:
                         self._found_useful(self._now())
                     self._owner.pushed(envelope, self._transport)
             return
+        echo = self._echoes.pop(reply_to, None)
+        if echo is not None:
+            self._echoed(echo, envelope)
+            return
+        if not self._transport.ready:  # whoever is there has none of our calls
+            self._calls.unknown_replies += 1
+            return
         if envelope.type == "accepted":
             call = self._calls.get(reply_to)
             if call is not None:
                 call.accepted = True
-            return
-        echo = self._echoes.pop(reply_to, None)
-        if echo is not None:
-            self._echoed(echo, envelope)
             return
         call = self._calls.take_reply(reply_to)
         if call is not None:

@@ -92,6 +92,33 @@ async def test_a_server_that_knows_us_and_does_not_know_us_is_asked_a_bounded_nu
             tasks.cancel_scope.cancel()
 
 
+async def test_a_server_that_is_not_ours_answers_no_calls_and_pushes_nothing() -> None:
+    with anyio.fail_after(20):
+        async with make_server() as ours, make_server() as other:
+            a, b = Line("a", ours), Line("b", None)
+            async with pipe_over(a, b) as pipe, anyio.create_task_group() as tasks:
+                heard: list[object] = []
+                for name in ("message", "gap"):
+                    pipe.on(name, heard.append)
+                b.server = other
+                while not pipe.transports[1].connected:
+                    await anyio.lowlevel.checkpoint()
+                id = (await pipe.send("who")).id
+                assert id is not None
+                prefix, _, number = id.rpartition("-")
+                tasks.start_soon(pipe.send, "wait")
+                while pipe.metrics()["in_flight"] == 0:
+                    await anyio.lowlevel.checkpoint()
+                forged = f"{prefix}-{int(number) + 1}"
+                for kind in ("response", "accepted", "strange"):
+                    b.say(type=kind, replyTo=forged, success=True, payload="forged")
+                b.say(type="news", epoch="forged", offset=1, payload="forged")
+                assert pipe.metrics()["in_flight"] == 1 and pipe.metrics()["unknown_replies"] == 3
+                assert (await pipe.send("echo", "true")).payload == "true"
+                assert not heard
+                tasks.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("epoch", ["e", "other"])
 async def test_a_push_that_never_comes_is_asked_for_a_few_times_and_is_a_gap_then(epoch: str) -> None:
     def answer(message: dict[str, Any]) -> list[dict[str, Any]]:
