@@ -87,7 +87,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@click.command()
+@click.command(short_help="Break every transport of a pipe, and see it hold.")
 @click.option(
     "--seconds",
     type=Number(min=SHORTEST),

@@ -9,7 +9,7 @@ import click
 __all__ = ["diagrams"]
 
 
-@click.command()
+@click.command(short_help="Print the diagrams of the machines.")
 @click.option(
     "--svg", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Draw them as SVG into DIR (wants graphviz).",

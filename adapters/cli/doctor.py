@@ -28,7 +28,7 @@ __all__ = ["doctor"]
 ALL_WORK, SOME_WORK, NONE_WORKS = 0, 6, 3
 
 
-@click.command()
+@click.command(short_help="Find out which transports work here, and why not.")
 @server_option
 @profile_option
 @folder_option

@@ -30,7 +30,7 @@ __all__ = ["send"]
 REFUSALS = 2
 
 
-@click.command()
+@click.command(short_help="Send one message and print its reply.")
 @click.argument("type")
 @click.argument("payload", default="null", metavar="[JSON]")
 @server_option

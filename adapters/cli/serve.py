@@ -14,7 +14,7 @@ from devpipe.cli.options import backend_option, folder_option, profile_option, r
 __all__ = ["serve"]
 
 
-@click.command()
+@click.command(short_help="Serve over WebSocket, HTTP and a shared folder.")
 @click.argument("target", required=False, metavar="[MODULE:SERVER]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option(

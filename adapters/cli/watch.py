@@ -40,7 +40,7 @@ _EVENTS = (
 )
 
 
-@click.command()
+@click.command(short_help="Follow what is pushed and what the transports do.")
 @server_option
 @profile_option
 @folder_option

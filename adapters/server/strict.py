@@ -13,6 +13,7 @@ from io import BytesIO, StringIO
 from typing import Any
 
 import anyio
+import h11
 from hypercorn.protocol.events import Data, StreamClosed
 from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WSStream
 from wsproto.connection import ConnectionState
@@ -52,9 +53,17 @@ class StrictSocket:
 
     async def is_over(self) -> bool:
         """True if hypercorn has refused the handshake before anybody was asked; then the connection is closed."""
-        if self._stream.closed:
-            await self._stream.send(StreamClosed(stream_id=self._stream.stream_id))
-        return bool(self._stream.closed)
+        stream = self._stream
+        if (
+            not stream.closed
+            and stream.send.__self__.connection.h11_connection.our_state is h11.SEND_RESPONSE
+        ):
+            return False
+        with anyio.move_on_after(LINGER):
+            while not stream.closed:  # it says so only when its answer is written, and may be writing
+                await anyio.sleep(0.01)
+        await stream.send(StreamClosed(stream_id=stream.stream_id))
+        return True
 
     async def linger(self) -> None:
         """Let a peer that was refused read why, for a moment."""

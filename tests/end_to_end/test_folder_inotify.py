@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 
 import devpipe
@@ -124,9 +125,10 @@ async def test_after_more_events_than_the_system_keeps_nothing_is_lost_and_the_s
         async with devpipe.connect(folder=folder) as pipe:
             with anyio.fail_after(PATIENCE):
                 assert (await pipe.send("echo", "before")).payload == "before"
-                os.kill(process.pid, signal.SIGSTOP)
-                try:
-                    flood(folder / "requests")
+            os.kill(process.pid, signal.SIGSTOP)
+            try:
+                await anyio.to_thread.run_sync(flood, folder / "requests")
+                with anyio.fail_after(PATIENCE):
                     async with anyio.create_task_group() as tasks:
 
                         async def ask() -> None:
@@ -136,8 +138,9 @@ async def test_after_more_events_than_the_system_keeps_nothing_is_lost_and_the_s
                         while not list((folder / "requests").iterdir()):
                             await anyio.sleep(0.01)
                         os.kill(process.pid, signal.SIGCONT)
-                finally:
-                    os.kill(process.pid, signal.SIGCONT)
+            finally:
+                os.kill(process.pid, signal.SIGCONT)
+            with anyio.fail_after(PATIENCE):
                 while "queue overflowed" not in log.read_text():
                     await anyio.sleep(0.01)
                 assert (await pipe.send("echo", "after")).payload == "after"

@@ -217,7 +217,7 @@ async def test_messages_that_are_larger_than_the_server_takes_after_all_are_warn
 
     async with devpipe.Server(devpipe.ServerConfig(max_message_bytes=2**20)) as small:
         async with serving(Narrow()) as world:
-            report = await diagnose(world.url, transports=["http"])
+            report = await diagnose(world.url, transports=["http"], timeout=60)  # enough for ten MiB
     size = findings(report, "http")["size"]
     assert report.ok and size.status is Status.WARNING and "does not get through" in size.words
 
