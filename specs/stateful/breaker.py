@@ -46,9 +46,11 @@ class BreakerMachine(RuleBasedStateMachine):
         if epoch == self.model.epoch:
             self.model.failed(self.now)
 
-    @rule(count=st.integers(4, 6))
-    def calls_fail_in_a_row(self, count: int) -> None:
+    @rule(count=st.integers(4, 6), one_goes_on=st.booleans())
+    def calls_fail_in_a_row(self, count: int, one_goes_on: bool) -> None:
         # one by one they would seldom be enough
+        if one_goes_on:
+            self.a_call_asks()
         for _ in range(count):
             out = len(self.permits)
             self.a_call_asks()
@@ -90,11 +92,17 @@ class BreakerMachine(RuleBasedStateMachine):
         self.time_passes(delay=max(0.0, retry_at - short - self.now))
         self.a_call_asks()
 
-    @precondition(lambda self: self.model.state == "half_open" and self.model.out is not None)
+    @precondition(lambda self: self.model.out is not None)
     @rule(short=st.sampled_from([0.0, 0.0, 0.001]))
-    def a_probe_stays_out(self, short: float) -> None:
+    def its_permit_is_overdue(self, short: float) -> None:
         assert self.model.out is not None
         self.time_passes(delay=max(0.0, self.model.out - short - self.now))
+
+    @precondition(lambda self: any(epoch != self.model.epoch for _, epoch in self.permits))
+    @rule()
+    def an_old_call_succeeds(self) -> None:
+        old = next(n for n, (_, epoch) in enumerate(self.permits) if epoch != self.model.epoch)
+        self.a_call_succeeds(which=old)
 
     @invariant()
     def both_are_in_the_same_state(self) -> None:

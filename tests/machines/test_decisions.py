@@ -117,6 +117,10 @@ def test_a_wrong_value_names_its_key_and_what_is_allowed() -> None:
         configs.FailoverConfig(fallback_chain=())
     with pytest.raises(ConfigurationError, match="neither"):
         PipeConfig()
+    for status in (201, 399, 600):
+        with pytest.raises(ConfigurationError, match="error_status"):
+            configs.ServerConfig(error_status=status)
+    assert configs.ServerConfig(error_status=599).error_status == 599
     assert configs.ServerConfig().hold == 20.0
 
 

@@ -34,7 +34,7 @@ MACHINES = [BreakerMachine, CallsMachine, FailoverMachine, LifecycleMachine]
 #: a step of a declared chart costs a tenth of a millisecond, and a rule takes several: fewer, longer runs
 SETTINGS = settings(stateful_step_count=30, max_examples=settings().max_examples // 10)
 #: a bug is found or not: its smallest program is for people
-HUNT = settings(SETTINGS, max_examples=600, phases=[Phase.generate], report_multiple_bugs=False)
+HUNT = settings(SETTINGS, max_examples=1000, phases=[Phase.generate], report_multiple_bugs=False)
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda m: m.__name__)

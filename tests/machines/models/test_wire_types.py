@@ -11,6 +11,7 @@ from devpipe.machines.models.types import (
     ModelHealth,
     ModelReport,
     ModelSelectionRequest,
+    ModelSelectionResponse,
     Preferences,
     decode,
     encode,
@@ -22,6 +23,18 @@ def test_unknown_fields_are_ignored_and_defaults_are_filled_in() -> None:
     assert request == ModelSelectionRequest(task_type="chat")
     assert encode(request) == {"task_type": "chat"}
     assert decode({}, Preferences, what="the preferences").timeout_preference == 30000
+
+
+def test_what_an_answer_does_not_say_is_nothing_and_not_a_guess() -> None:
+    model = {
+        "id": "a", "name": "A", "provider": "p", "cost_per_token": 1, "max_tokens": 9, "response_time_avg_ms": 1,
+        "availability_score": 1, "quality_score": 1,
+    }  # fmt: skip
+    said = {"selected_model": model, "reasoning": "because"}
+    answer = decode(said, ModelSelectionResponse, what="the answer")
+    assert (answer.estimated_cost, answer.estimated_time_ms, answer.fallback_models) == (0.0, 0.0, ())
+    metadata = answer.selection_metadata
+    assert (metadata.selection_time_ms, metadata.factors_considered, metadata.confidence_score) == (0, (), 0)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def test_a_poll_is_answered_at_once_if_there_is_something(world: World) -> None:
     for n in range(3):
         world.push(n)
     assert polled(poll(world, 2, epoch="epoch1", after=1)) == [2, 3]
+    assert polled(poll(world, 3, epoch="epoch1")) == [1, 2, 3], "from the beginning, if it names no place"
 
 
 def test_a_poll_is_held_until_there_is_something(world: World) -> None:
