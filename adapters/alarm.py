@@ -17,8 +17,8 @@ __all__ = ["Alarm", "Timed"]
 
 #: A tick this late means that the loop was busy or the machine slept: what has arrived meanwhile is read first.
 LATE = 0.1
-#: Turns of the loop that let a reader see the socket, take the bytes and feed them.
-TURNS_TO_READ = 4
+#: Turns of the loop that let readers see their sockets, take the bytes and feed them: 64 KiB each time, and much may wait.
+TURNS_TO_READ = 32
 
 
 class Timed(Protocol):

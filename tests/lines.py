@@ -14,6 +14,7 @@ import anyio.lowlevel
 import msgspec
 
 from devpipe.adapters.client.pipe import Pipe
+from devpipe.adapters.ports.clock import Clock, SystemClock
 from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.link import Capabilities, LinkHost, Terms
 from devpipe.adapters.transports.owner import Household
@@ -47,12 +48,18 @@ class Peer(Protocol):
 
 
 class Line:
-    """``server``: who is at the other end, None if nobody. ``lost``: types of messages that get lost on the way, once each."""
+    """``server``: who is at the other end, None if nobody.
+
+    Types of messages: ``lost`` is known to be lost on its way, once each; ``swallowed`` goes and nothing ever comes back;
+    ``kept`` does not even leave.
+    """
 
     def __init__(self, name: str, server: Peer | None) -> None:
         self.name = name
         self.server = server
         self.lost: set[str] = set()
+        self.swallowed: set[str] = set()
+        self.kept: set[str] = set()
         self.sent: Counter[str] = Counter()  #: messages by type
         self.dials = 0
         self.link: _Link | None = None
@@ -97,8 +104,12 @@ class _Link:
     def submit(self, call: Call) -> None:
         assert self._host is not None  # opened
         line = self._line
+        if call.type in line.kept:
+            return
         line.sent[call.type] += 1
         call.handed_over = True
+        if call.type in line.swallowed:
+            return
         if line.server is None or call.type in line.lost:
             line.lost.discard(call.type)
             self._host.undelivered(call, BROKEN)
@@ -155,10 +166,10 @@ class _Path:
         pass
 
 
-def pipe_over(*lines: Line) -> Pipe:
+def pipe_over(*lines: Line, clock: Callable[[], Clock] = SystemClock) -> Pipe:
     """A pipe over these lines, the first one first."""
     config = PipeConfig(
         server_url="http://nobody",
         failover=FailoverConfig(fallback_chain=tuple(line.name for line in lines), min_stay=0.1),
     )
-    return Pipe(config, lambda owner: [line.transport(owner) for line in lines])
+    return Pipe(config, lambda owner: [line.transport(owner) for line in lines], clock=clock)

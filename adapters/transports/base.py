@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
+from devpipe.adapters.alarm import LATE
 from devpipe.adapters.driver import Driver
 from devpipe.adapters.listeners import Listener, Listeners
 from devpipe.adapters.metrics import TransportMetrics
@@ -275,12 +276,19 @@ class Transport:
             self.control("cancel", {"id": call.id})
 
     def timed_out(self, call: Call, *, now: float) -> None:
-        """The call's own time is up. A path that was heard meanwhile has not failed; it only has not brought this reply."""
+        """The call's own time is up.
+
+        A path that was heard meanwhile has not failed; it only has not brought this reply. Of a call that never left, or
+        whose end we notice late, nothing is known: it waited here.
+        """
         permit, call.permit = call.permit, None
         if permit is not None:
             silent = self.lifecycle.heard_at <= call.submitted
             if call.accepted:
                 self.breaker.release(permit)
+            elif not call.handed_over or now > call.deadline + LATE:
+                self.breaker.release(permit)
+                self.metrics.unanswered(FailureKind.TIMEOUT)
             elif not silent:
                 self.breaker.release(permit)
                 self.metrics.failure(FailureKind.TIMEOUT, now=now)
