@@ -120,6 +120,7 @@ class Subscriptions:
     def __init__(self, *, limit: int) -> None:
         self._limit = limit
         self._open: dict[int, _Slot] = {}
+        self._finished = False
         self.position: Position | None = None
 
     def __len__(self) -> int:
@@ -128,7 +129,10 @@ class Subscriptions:
     def open(self) -> Subscription:
         """A new one; it gets what comes from now on."""
         subscription = Subscription(limit=self._limit, closed=self._close, taken=self._take)
-        self._open[id(subscription)] = _Slot(subscription)
+        if self._finished:
+            subscription.finish()
+        else:
+            self._open[id(subscription)] = _Slot(subscription)
         return subscription
 
     def put(self, item: Message | Gap) -> None:
@@ -139,7 +143,8 @@ class Subscriptions:
                 subscription.put(item)
 
     def finish(self) -> None:
-        """No more will come."""
+        """No more will come, and who subscribes from now on is told so at once."""
+        self._finished = True
         for slot in tuple(self._open.values()):
             subscription = slot.subscription()
             if subscription is not None:

@@ -7,8 +7,9 @@ A factory gets a ``TransportContext`` and returns a ``Transport``, or None if th
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
 from devpipe.adapters.ports.clock import Clock, Dice
@@ -78,9 +79,15 @@ TransportFactory: TypeAlias = Callable[[TransportContext], Transport | None]
 
 def transport_names() -> list[str]:
     """The names of all transports that are installed, in order."""
-    from importlib.metadata import entry_points  # as below
+    return sorted(_installed())
 
-    return sorted({point.name for point in entry_points(group=GROUP)})
+
+@cache
+def _installed() -> Mapping[str, EntryPoint]:
+    """Read from the files of all packages, so once."""
+    from importlib.metadata import entry_points  # costs as much as a package, and is only wanted here
+
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def build_transports(context: TransportContext, names: Iterable[str] | None) -> list[Transport]:
@@ -88,9 +95,7 @@ def build_transports(context: TransportContext, names: Iterable[str] | None) -> 
 
     Raises ``ConfigurationError`` for a name that nothing supplies, or that the configuration rules out.
     """
-    from importlib.metadata import entry_points  # costs as much as a package, and is only wanted here
-
-    found = {point.name: point for point in entry_points(group=GROUP)}
+    found = _installed()
     wanted = list(context.config.failover.fallback_chain if names is None else names)
     transports: list[Transport] = []
     for name in wanted:

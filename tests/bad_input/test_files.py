@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import anyio
@@ -20,6 +21,7 @@ from support import World, make_server
 
 import devpipe
 from devpipe.adapters.client.pipe import Pipe
+from devpipe.adapters.transports.registry import transport_names
 
 pytestmark = pytest.mark.anyio
 
@@ -251,6 +253,9 @@ def without_rights() -> Iterator[Path]:
             yield Path(name)
             return
         os.chown(name, NOBODY, NOBODY)
+        # read while that may be: somebody else may not even see where we are installed
+        for transport in transport_names():
+            import_module(f"devpipe.adapters.transports.{transport}")
         try:
             os.setegid(NOBODY)
             os.seteuid(NOBODY)

@@ -171,3 +171,11 @@ async def test_a_score_that_another_transport_would_need_is_named_where_one_can_
     assert float(wanted[1]) == pytest.approx(
         explained.transports[0].score + pipe.config.failover.lead, abs=0.02
     )
+
+
+async def test_who_subscribes_while_a_pipe_closes_is_told_so_at_once() -> None:
+    with anyio.fail_after(20):
+        async with serving() as world, open_pipe(world, "memory") as pipe:
+            pass
+        with pytest.raises(StopAsyncIteration):
+            await anext(pipe.receive())
