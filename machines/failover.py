@@ -128,6 +128,14 @@ class Failover:
         times = [c.admit_at if c.up else c.retry_at for c in allowed(ctx)]
         return any(at is not None and at <= deadline for at in times)
 
+    def is_news(self, item: Standing) -> bool:
+        """The monitor reads often: only what has changed a fact is worth an input."""
+        known = self._cell.ctx.of(item.transport)
+        if known is None:
+            return False
+        moved = abs(item.score - known.score) >= RESOLUTION
+        return moved or (item.admitted, item.retry_at) != (known.admitted, known.admit_at)
+
     def why(self) -> str:
         """The choice in one sentence, for the log."""
         ctx = self._cell.ctx
@@ -180,8 +188,6 @@ class Failover:
             case Alive():
                 self._change(item.transport, doubted_until=None)
             case Standing():
-                if not self._is_news(item):
-                    return
                 self._change(item.transport, score=item.score, admitted=item.admitted, admit_at=item.retry_at)
             case Drained():
                 self._change(item.transport, drain_by=None)
@@ -305,14 +311,6 @@ class Failover:
         stay = ctx.since + ctx.config.min_stay
         ends = [max(stay, c.ejected_until) for c in ctx.candidates if c.up and c.ejected_until is not None]
         return min([*ends, *(at for at in [ctx.reconsider_at] if at is not None)], default=None)
-
-    def _is_news(self, item: Standing) -> bool:
-        """The monitor reads often, and the chart moves only when a fact has changed."""
-        known = self._cell.ctx.of(item.transport)
-        if known is None:
-            return False
-        moved = abs(item.score - known.score) >= RESOLUTION
-        return moved or (item.admitted, item.retry_at) != (known.admitted, known.admit_at)
 
     def _change(self, name: str, **facts: Any) -> None:
         self._cell.ctx = self._cell.ctx.changed(name, **facts)

@@ -384,7 +384,8 @@ class Manager:
             self._feed(transport, reading)
             self._tell_health(transport)
             for item in news(FAILOVER, reading, jitter=self.dice.jitter()):
-                self.post(item)
+                if self.failover.is_news(item):
+                    self.post(item)
 
     def _tell_health(self, transport: Transport) -> None:
         status = transport.lifecycle.status

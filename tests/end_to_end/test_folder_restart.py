@@ -46,8 +46,8 @@ anyio.run(main, backend=sys.argv[4])
 PROMPT = 4.0
 #: Without a sign of life a ping goes out after 3 s, and may stay unanswered for 2 s; a look at the beat and one sweep.
 SILENCE = 3.0 + 2.0 + 0.25 + 0.25
-#: What a crowded machine may add (seconds). The rules themselves are held with a clock of ours (test_folder_core.py).
-SLACK = 2.0
+#: What a crowded machine may add (seconds): less than the beat that was counted before.
+SLACK = 0.9
 
 
 class Place:

@@ -245,22 +245,16 @@ def test_a_lead_in_score_moves_it_and_a_small_one_does_not() -> None:
     assert isinstance(switched, TransportSwitched) and switched.reason is SwitchReason.OPTIMIZATION
 
 
-def test_a_standing_that_says_nothing_new_moves_no_chart() -> None:
-    failover = active()
-    feed(failover, Standing(transport="http", score=0.5, admitted=False, retry_at=9.0))
-    steps = failover.steps
+def test_a_standing_is_news_if_it_changes_a_fact() -> None:
+    failover = feed(active(), Standing(transport="http", score=0.5, admitted=False, retry_at=9.0))
     for score in (0.5, 0.509, 0.491):
-        feed(failover, Standing(transport="http", score=score, admitted=False, retry_at=9.0))
-    feed(failover, Standing(transport="pigeon", score=1.0, admitted=True))
-    assert failover.steps == steps
-    for news in (
-        Standing(transport="http", score=0.51, admitted=False, retry_at=9.0),
-        Standing(transport="http", score=0.51, admitted=False, retry_at=10.0),
-        Standing(transport="http", score=0.51, admitted=True),
-    ):
-        before = failover.steps
-        feed(failover, news)
-        assert failover.steps > before
+        assert not failover.is_news(Standing(transport="http", score=score, admitted=False, retry_at=9.0)), (
+            score
+        )
+    assert not failover.is_news(Standing(transport="pigeon", score=1.0, admitted=True))
+    assert failover.is_news(Standing(transport="http", score=0.52, admitted=False, retry_at=9.0))
+    assert failover.is_news(Standing(transport="http", score=0.5, admitted=False, retry_at=10.0))
+    assert failover.is_news(Standing(transport="http", score=0.5, admitted=True))
 
 
 def test_nothing_moves_before_the_minimum_stay_is_over() -> None:
