@@ -30,6 +30,11 @@ log = logging.getLogger("devpipe.server")
 
 #: Connections at one time; one more is closed at once.
 MAX_CONNECTIONS = 10_000
+#: Files that are left for everything else: folders, logs, a database, and connections that are just being refused. A
+#: server that runs out of files cannot even refuse, and asyncio says so a thousand times a second.
+SPARE_FILES = 64
+#: Connections that are accepted in one turn of the loop.
+AT_ONCE = 16
 
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -62,6 +67,18 @@ def _wrap(app: Asgi) -> Any:
     return wrapped
 
 
+def room() -> int:
+    """How many connections this process can have."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return MAX_CONNECTIONS
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, max(files // 2, files - SPARE_FILES))
+
+
 def _failed(error: Exception) -> None:
     # errors of the application are logged by hypercorn; these come from what a peer sent, or from how it went away
     log.info("a connection has ended with an error: %.300r", error)
@@ -81,8 +98,10 @@ async def _listen_trio(
     contexts: dict[WorkerContext, trio.SocketStream] = {}
     none_left = trio.Event()
 
+    most = room()
+
     async def connection(stream: trio.SocketStream) -> None:
-        if len(contexts) >= MAX_CONNECTIONS:
+        if len(contexts) >= most:
             await stream.aclose()
             return
         context = WorkerContext(None)
@@ -135,6 +154,7 @@ async def _listen_asyncio(
     loop = asyncio.get_running_loop()
     contexts: set[WorkerContext] = set()  # as above
     tasks: dict[asyncio.Task[None], asyncio.WriteTransport] = {}
+    most = room()
 
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         context = WorkerContext(None)
@@ -150,8 +170,8 @@ async def _listen_asyncio(
 
     def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # a task of ours: asyncio's own complains about one that was cancelled
-        if len(tasks) >= MAX_CONNECTIONS:
-            writer.close()
+        if len(tasks) >= most:
+            writer.transport.abort()
             return
         task = loop.create_task(connection(reader, writer))
         tasks[task] = writer.transport
@@ -164,7 +184,8 @@ async def _listen_asyncio(
         for _ in range(3):
             await asyncio.sleep(0)
 
-    server = await asyncio.start_server(accepted, sock=bound.dup(), backlog=config.backlog)
+    server = await asyncio.start_server(accepted, sock=bound.dup(), backlog=AT_ONCE)
+    bound.listen(config.backlog)  # more may wait: to asyncio the two are one number
     await ended.wait()
     # first it stops to accept: a connection on its way from there to us would be lost in a server that is closed, and
     # its socket would stay open

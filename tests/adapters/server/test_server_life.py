@@ -160,6 +160,45 @@ def test_a_signal_ends_it_within_two_seconds_without_a_traceback(
             pass
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of files to run into")
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_more_connections_than_there_can_be_files_are_refused_in_silence(
+    backend: str, tmp_path: Path
+) -> None:
+    import resource
+
+    program = tmp_path / "program.py"
+    program.write_text(f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))\n{PROGRAM}")
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 300
+    process = subprocess.Popen(
+        [sys.executable, str(program), backend], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    timer = threading.Timer(30, process.kill)
+    timer.start()
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        url = process.stdout.readline().strip()
+        port = int(url.rpartition(":")[2])
+        with httpx.Client(base_url=url, trust_env=False) as early:
+            assert early.get("/health").status_code == 200
+            with contextlib.ExitStack() as stack:
+                opened = [
+                    stack.enter_context(socket.create_connection(("127.0.0.1", port), BOUND))
+                    for _ in range(250)
+                ]
+                with contextlib.suppress(ConnectionResetError):
+                    assert opened[-1].recv(1) == b"", "there is no room for it"
+                assert early.get("/health").status_code == 200, "who is there already is served"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(BOUND) == 0
+        assert process.stderr.read() == ""
+    finally:
+        timer.cancel()
+        process.kill()
+        with process:
+            pass
+
+
 def read_all(connection: socket.socket) -> bytes:
     data = b""
     while part := connection.recv(65536):
