@@ -33,9 +33,13 @@ from devpipe.machines.protocols.folder_steps import (
     Write,
 )
 
-__all__ = ["Folder", "Directory", "draft_name", "open_directory", "why"]
+__all__ = ["FILE_BYTES", "TURN_BYTES", "Folder", "Directory", "draft_name", "open_directory", "why"]
 
 R = TypeVar("R")
+
+#: After so many bytes written or read the program has its turn; a file costs as much as these, whatever is in it.
+TURN_BYTES = 1024 * 1024
+FILE_BYTES = 32 * 1024
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)

@@ -15,7 +15,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskStatus
 
-from devpipe.adapters.ports.folder import Directory, draft_name, why
+from devpipe.adapters.ports.folder import FILE_BYTES, TURN_BYTES, Directory, draft_name, why
 from devpipe.adapters.ports.watcher import Watcher
 from devpipe.adapters.server.folder_clients import Unsent
 from devpipe.adapters.server.folder_life import Trouble, live, open_root, was_damaged
@@ -43,8 +43,6 @@ ENVELOPE_ROOM = 4096
 PATIENCE = 10.0
 #: Old claims are looked for this often (seconds).
 SWEEP_EVERY = 60.0
-#: After so many bytes of requests the other tasks have their turn.
-TURN_BYTES = 1024 * 1024
 
 
 class FlatFolderServer:
@@ -128,6 +126,7 @@ class FlatFolderServer:
         new = [name for name in names - self._known - claimed if name.startswith("request_")]
         old = taken = 0
         for name in scan_requests(new).names:
+            taken += FILE_BYTES
             if taken > TURN_BYTES:
                 taken = 0
                 await anyio.lowlevel.checkpoint()

@@ -16,7 +16,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskStatus
 
-from devpipe.adapters.ports.folder import Directory, Folder, draft_name, why
+from devpipe.adapters.ports.folder import FILE_BYTES, TURN_BYTES, Directory, Folder, draft_name, why
 from devpipe.adapters.ports.watcher import Watcher
 from devpipe.adapters.server.folder_clients import ClientPath, Unsent
 from devpipe.adapters.server.folder_life import Trouble, live, open_root, was_damaged
@@ -45,8 +45,6 @@ __all__ = ["FolderServer"]
 log = logging.getLogger("devpipe.server.folder")
 
 ENVELOPE_ROOM = 4096
-#: After so many bytes of requests the other tasks have their turn: the beat must not wait for a folder full of large ones.
-TURN_BYTES = 1024 * 1024
 #: Clients that are kept in mind; the one that was silent longest makes room.
 MAX_CLIENTS = 10_000
 #: A beat of another server that has not moved for so long (seconds) is that of a dead one ...
@@ -236,7 +234,7 @@ class FolderServer:
         taken = 0
         for name in (*self._claimed, *scan.names):
             if name not in self._strange:
-                taken += self._take(name)
+                taken += FILE_BYTES + self._take(name)
             if taken > TURN_BYTES:
                 taken = 0
                 await anyio.lowlevel.checkpoint()

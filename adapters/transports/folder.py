@@ -13,7 +13,14 @@ from pathlib import Path
 import anyio
 
 from devpipe.adapters.ports.clock import Clock
-from devpipe.adapters.ports.folder import Directory, Folder, draft_name, open_directory
+from devpipe.adapters.ports.folder import (
+    FILE_BYTES,
+    TURN_BYTES,
+    Directory,
+    Folder,
+    draft_name,
+    open_directory,
+)
 from devpipe.adapters.ports.watcher import Watcher
 from devpipe.adapters.transports.base import Transport
 from devpipe.adapters.transports.flat_folder import FlatFolderLink
@@ -45,8 +52,6 @@ __all__ = ["FolderLink", "factory"]
 #: While something waits for an answer, the beat is looked at this often (seconds): a beat that was written just before
 #: the server died would otherwise be news a whole beat later, and silence be known that much later.
 CLOSE_LOOK = 0.25
-#: After so many bytes written or read the program has its turn.
-TURN_BYTES = 1024 * 1024
 
 
 def factory(context: TransportContext) -> Transport | None:
@@ -207,7 +212,7 @@ class FolderLink:
         written = 0
         while self._outbox and written <= TURN_BYTES:
             call = self._outbox.popleft()
-            written += len(call.data)
+            written += FILE_BYTES + len(call.data)
             call.handed_over = True
             self._out[call.id] = call
             try:
@@ -253,7 +258,7 @@ class FolderLink:
                 self._complain(name, f"cannot be removed: {collected.left.strerror or collected.left}")
             if name.startswith("response_"):
                 self._out.pop(name[len("response_") : -len(".json")], None)
-            taken += len(collected.data)
+            taken += FILE_BYTES + len(collected.data)
             self._host.heard()
             self._host.deliver(collected.data)
         if scan.strange:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from support import make_server
 
 import devpipe
 from devpipe.adapters.ports.clock import SystemClock
-from devpipe.adapters.ports.folder import Directory
+from devpipe.adapters.ports.folder import Directory, Folder
 from devpipe.machines.config import FolderConfig
 
 pytestmark = pytest.mark.anyio
@@ -180,3 +181,34 @@ async def test_each_stranger_among_the_requests_is_named_once(
             assert (await pipe.send("echo", n, timeout=5)).payload == n
     left_alone = sorted(line.args[0] for line in caplog.records if "left alone" in line.msg)  # type: ignore[index]
     assert left_alone == ["more.txt", "notes.txt", "request_fifo-1.json"]
+
+
+async def test_many_small_files_leave_the_program_its_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, most, run = 0, 0, Folder.run
+
+    def count(self: Folder, program: Any) -> Any:
+        nonlocal files
+        files += 1
+        return run(self, program)
+
+    folder = tmp_path / "pipe"
+    async with quick_server(folder), devpipe.connect(folder=folder, settings=QUICK) as pipe:
+        monkeypatch.setattr(Folder, "run", count)
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as turns:
+
+                async def watch() -> None:
+                    nonlocal files, most
+                    while True:
+                        most, files = max(most, files), 0
+                        await anyio.lowlevel.checkpoint()
+
+                turns.start_soon(watch)
+                async with anyio.create_task_group() as calls:
+                    for number in range(900):
+                        calls.start_soon(pipe.send, "echo", number)
+                turns.cancel_scope.cancel()
+    # the client writes and takes, the server takes and answers
+    assert 0 < most < 400, most
