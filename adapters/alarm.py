@@ -19,6 +19,8 @@ __all__ = ["Alarm", "Timed"]
 LATE = 0.1
 #: Turns of the loop that let readers see their sockets, take the bytes and feed them: 64 KiB each time, and much may wait.
 TURNS_TO_READ = 32
+#: But when that alone takes so long (seconds), so few must do: who is late already must not be kept waiting by the others.
+LONG_READ, FEW_TURNS = 0.05, 4
 
 
 class Timed(Protocol):
@@ -78,7 +80,9 @@ class Alarm:
             self._wake = None
             now = self._clock.now()
             if deadline is not None and now - deadline > LATE:
-                for _ in range(TURNS_TO_READ):
+                for turn in range(TURNS_TO_READ):
+                    if turn >= FEW_TURNS and self._clock.now() - now > LONG_READ:
+                        break
                     await anyio.lowlevel.checkpoint()
                 now = self._clock.now()
             asleep = self._clock.slept()
